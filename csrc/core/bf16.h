@@ -1,0 +1,16 @@
+// bf16 as the high half of a float, rounded to nearest even; NaN stays NaN.
+#pragma once
+
+#include "core/element.h"
+
+EVK_NAMESPACE_BEGIN
+
+template <class F>
+EVK_INLINE F round_to_bf16(F x) {
+  using E = Element<F>;
+  const typename E::Uint bits = E::bits(x);
+  const F rounded = E::from_bits((bits + (((bits >> 16) & 1u) + 0x7fffu)) & 0xffff0000u);
+  return E::select(x == x, rounded, E::from_bits((bits | 0x00400000u) & 0xffff0000u));
+}
+
+EVK_NAMESPACE_END

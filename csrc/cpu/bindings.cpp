@@ -1,0 +1,374 @@
+// evokern._cpu: chooses the instruction set and hands checked NumPy arrays to the kernels as
+// pointers and strides. The checks of shapes, types and values are in evokern/ops.py; this module is
+// private and trusts its caller.
+#include <pybind11/numpy.h>
+#include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
+
+#include <omp.h>
+
+#include <cstdlib>
+#include <memory>
+#include <new>
+#include <optional>
+#include <string>
+#include <vector>
+
+// The declarations of every instruction set's kernels.
+#define EVK_ISA baseline
+#include "cpu/kernels.h"
+#undef EVK_ISA
+
+namespace evk {
+#define EVK_DECLARE_ISA(isa)                          \
+  namespace isa {                                     \
+  EVK_FOR_EACH_KERNEL(EVK_DECLARE_KERNEL)             \
+  int64_t network_workspace_bytes(const NetworkParams&); \
+  }
+#if defined(EVK_X86)
+EVK_DECLARE_ISA(avx2)
+EVK_DECLARE_ISA(avx512)
+EVK_DECLARE_ISA(avx512_bf16)
+#endif
+}  // namespace evk
+
+namespace py = pybind11;
+
+namespace {
+
+struct Kernels {
+  const char* isa;
+  int lanes;
+  bool native_bf16;
+  bool (*supported)();
+#define EVK_POINTER(name, Params) void (*name)(const evk::Params&);
+  EVK_FOR_EACH_KERNEL(EVK_POINTER)
+  int64_t (*network_workspace_bytes)(const evk::NetworkParams&);
+};
+
+bool always() { return true; }
+#if defined(EVK_X86)
+bool has_avx2() { return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"); }
+#if defined(EVK_EMULATE_AVX512)
+bool has_avx512() { return has_avx2(); }
+bool has_avx512_bf16() { return has_avx2(); }
+#else
+bool has_avx512() { return __builtin_cpu_supports("x86-64-v4"); }
+bool has_avx512_bf16() { return has_avx512() && __builtin_cpu_supports("avx512bf16"); }
+#endif
+#endif
+
+#define EVK_ISA_ENTRY(isa, lanes, bf16, supported)                                             \
+  Kernels {                                                                                    \
+#isa, lanes, bf16, supported, evk::isa::init_genomes, evk::isa::crossover_mutate,              \
+        evk::isa::mutate_sigma, evk::isa::network, evk::isa::max_pool2d, evk::isa::avg_pool2d, \
+        evk::isa::affine, evk::isa::network_workspace_bytes                                    \
+  }
+
+// From the plainest to the widest.
+const Kernels kInstructionSets[] = {
+    EVK_ISA_ENTRY(baseline, 1, false, always),
+#if defined(EVK_X86)
+    EVK_ISA_ENTRY(avx2, 8, false, has_avx2),
+    EVK_ISA_ENTRY(avx512, 16, false, has_avx512),
+    EVK_ISA_ENTRY(avx512_bf16, 16, true, has_avx512_bf16),
+#endif
+};
+
+const Kernels* active = nullptr;
+
+std::vector<std::string> supported_instruction_sets() {
+  std::vector<std::string> names;
+  for (const Kernels& k : kInstructionSets) {
+    if (k.supported()) names.push_back(k.isa);
+  }
+  return names;
+}
+
+std::vector<std::string> built_instruction_sets() {
+  std::vector<std::string> names;
+  for (const Kernels& k : kInstructionSets) names.push_back(k.isa);
+  return names;
+}
+
+// False when the name is unknown or the processor lacks it.
+bool use_instruction_set(const std::string& name) {
+  for (const Kernels& k : kInstructionSets) {
+    if (name == k.isa && k.supported()) {
+      active = &k;
+      return true;
+    }
+  }
+  return false;
+}
+
+// --- arrays --------------------------------------------------------------------------------------
+
+using Array = py::array;
+using OptionalArray = std::optional<py::array>;
+
+template <class T>
+const T* data(const Array& a) {
+  return static_cast<const T*>(a.data());
+}
+
+template <class T>
+const T* data(const OptionalArray& a) {
+  return a ? data<T>(*a) : nullptr;
+}
+
+template <class T>
+T* mutable_data(const Array& a) {
+  return static_cast<T*>(const_cast<void*>(a.data()));
+}
+
+// In elements. An axis of length 0 or 1 may carry any stride, which nobody then uses.
+int64_t stride(const Array& a, int axis) { return a.strides(axis) / a.itemsize(); }
+
+struct AlignedDelete {
+  void operator()(void* p) const { ::operator delete(p, std::align_val_t{64}); }
+};
+
+// --- ops -----------------------------------------------------------------------------------------
+
+// Blocks [n, 2] as (fan_in, outputs), scales [n] or none.
+std::vector<evk::DenseBlock> blocks_of(const Array& blocks, const OptionalArray& scales) {
+  std::vector<evk::DenseBlock> result(static_cast<size_t>(blocks.shape(0)));
+  const int64_t* values = data<int64_t>(blocks);
+  for (size_t i = 0; i < result.size(); ++i) {
+    result[i] = {values[2 * i], values[2 * i + 1], scales ? data<float>(*scales)[i] : 0.0f};
+  }
+  return result;
+}
+
+void init_genomes(const Array& out, const Array& blocks, const Array& scales, int scheme,
+                  uint64_t seed, uint32_t first) {
+  const std::vector<evk::DenseBlock> list = blocks_of(blocks, scales);
+  const evk::InitGenomesParams p{mutable_data<float>(out), stride(out, 0), out.shape(0),
+                                 list.data(), static_cast<int64_t>(list.size()),
+                                 static_cast<evk::InitScheme>(scheme), seed, first};
+  const py::gil_scoped_release release;
+  active->init_genomes(p);
+}
+
+void crossover_mutate(const Array& genomes, const Array& parents, const Array& sigma,
+                      const OptionalArray& weights, const OptionalArray& blocks, const Array& out,
+                      const OptionalArray& out_rows, int kind, int distribution,
+                      uint64_t rate_threshold, uint64_t mutation_threshold, uint64_t seed,
+                      uint32_t generation, uint32_t first) {
+  const std::vector<evk::DenseBlock> list =
+      blocks ? blocks_of(*blocks, std::nullopt) : std::vector<evk::DenseBlock>{};
+  evk::CrossoverMutateParams p{};
+  p.genomes = data<float>(genomes);
+  p.genomes_stride = stride(genomes, 0);
+  p.parents = data<int32_t>(parents);
+  p.parents_stride = stride(parents, 0);
+  p.sigma = data<float>(sigma);
+  p.weights = data<float>(weights);
+  p.weights_stride = weights ? stride(*weights, 0) : 0;
+  p.out_rows = data<int32_t>(out_rows);
+  p.out = mutable_data<float>(out);
+  p.out_stride = stride(out, 0);
+  p.parent_count = parents.shape(0);
+  p.slots = parents.shape(1);
+  p.genes = genomes.shape(1);
+  p.kind = static_cast<evk::CrossoverKind>(kind);
+  p.distribution = distribution;
+  p.rate_threshold = rate_threshold;
+  p.mutation_threshold = mutation_threshold;
+  p.blocks = list.data();
+  p.block_count = static_cast<int64_t>(list.size());
+  p.seed = seed;
+  p.generation = generation;
+  p.first = first;
+  const py::gil_scoped_release release;
+  active->crossover_mutate(p);
+}
+
+void mutate_sigma(const Array& sigma, const Array& out, float tau, uint64_t seed,
+                  uint32_t generation, uint32_t first) {
+  const evk::MutateSigmaParams p{data<float>(sigma), mutable_data<float>(out), sigma.shape(0), tau,
+                                 seed, generation, first};
+  const py::gil_scoped_release release;
+  active->mutate_sigma(p);
+}
+
+// A row of the step table that evokern/backends/cpu.py makes of a network.
+enum StepField {
+  kKind, kActivation, kInputs, kOutputs, kWeightBank, kWeightOffset, kBiasBank, kBiasOffset,
+  kChannels, kHeight, kWidth, kKernelHeight, kKernelWidth, kStrideHeight, kStrideWidth,
+  kPadHeight, kPadWidth, kOutHeight, kOutWidth, kCountIncludePad, kStepFields
+};
+
+std::vector<evk::Step> steps_of(const Array& table, const Array& slopes,
+                                const std::vector<Array>& banks) {
+  std::vector<evk::Step> steps(static_cast<size_t>(table.shape(0)));
+  for (size_t i = 0; i < steps.size(); ++i) {
+    const int64_t* f = data<int64_t>(table) + i * kStepFields;
+    evk::Step& s = steps[i];
+    s = evk::Step{};
+    s.kind = static_cast<evk::StepKind>(f[kKind]);
+    s.activation = static_cast<int>(f[kActivation]);
+    s.slope = data<float>(slopes)[i];
+    s.inputs = f[kInputs];
+    s.outputs = f[kOutputs];
+    if (s.kind == evk::StepKind::kDense) {
+      const Array& weights = banks[static_cast<size_t>(f[kWeightBank])];
+      const Array& bias = banks[static_cast<size_t>(f[kBiasBank])];
+      s.weights = data<float>(weights) + f[kWeightOffset];
+      s.weights_stride = stride(weights, 0);
+      s.bias = data<float>(bias) + f[kBiasOffset];
+      s.bias_stride = stride(bias, 0);
+    }
+    s.channels = f[kChannels];
+    s.height = f[kHeight];
+    s.width = f[kWidth];
+    s.kernel_height = f[kKernelHeight];
+    s.kernel_width = f[kKernelWidth];
+    s.stride_height = f[kStrideHeight];
+    s.stride_width = f[kStrideWidth];
+    s.pad_height = f[kPadHeight];
+    s.pad_width = f[kPadWidth];
+    s.out_height = f[kOutHeight];
+    s.out_width = f[kOutWidth];
+    s.count_include_pad = f[kCountIncludePad] != 0;
+  }
+  return steps;
+}
+
+// x is [slots, samples, inputs], or [samples, inputs] for a batch that all slots share.
+evk::NetworkParams network_params(const std::vector<evk::Step>& steps, const Array& x,
+                                  const Array& index, int64_t outputs, bool bf16) {
+  evk::NetworkParams p{};
+  const int sample_axis = static_cast<int>(x.ndim()) - 2;
+  p.steps = steps.data();
+  p.step_count = static_cast<int64_t>(steps.size());
+  p.x = data<float>(x);
+  p.x_slot_stride = x.ndim() == 3 ? stride(x, 0) : 0;
+  p.x_sample_stride = stride(x, sample_axis);
+  p.samples = x.shape(sample_axis);
+  p.inputs = x.shape(sample_axis + 1);
+  p.outputs = outputs;
+  p.index = data<int32_t>(index);
+  p.slots = index.shape(0);
+  p.bf16 = bf16;
+  return p;
+}
+
+void run_network(evk::NetworkParams& p) {
+  const auto bytes = static_cast<size_t>(active->network_workspace_bytes(p));
+  const std::unique_ptr<void, AlignedDelete> workspace(
+      ::operator new(bytes, std::align_val_t{64}));
+  p.workspace = workspace.get();
+  active->network(p);
+}
+
+void network_forward(const std::vector<Array>& banks, const Array& table, const Array& slopes,
+                     const Array& x, const Array& index, bool bf16, const Array& out) {
+  const std::vector<evk::Step> steps = steps_of(table, slopes, banks);
+  evk::NetworkParams p = network_params(steps, x, index, out.shape(2), bf16);
+  p.out = mutable_data<float>(out);
+  p.out_slot_stride = stride(out, 0);
+  p.out_sample_stride = stride(out, 1);
+  const py::gil_scoped_release release;
+  run_network(p);
+}
+
+void network_loss(const std::vector<Array>& banks, const Array& table, const Array& slopes,
+                  const Array& x, const Array& index, bool bf16, int64_t outputs, const Array& y,
+                  bool mse, const OptionalArray& classes, const Array& out_loss,
+                  const Array& out_correct) {
+  const std::vector<evk::Step> steps = steps_of(table, slopes, banks);
+  evk::NetworkParams p = network_params(steps, x, index, outputs, bf16);
+  const int sample_axis = static_cast<int>(y.ndim()) - (mse ? 2 : 1);
+  p.label_slot_stride = sample_axis == 1 ? stride(y, 0) : 0;
+  if (mse) {
+    p.loss = evk::Loss::kMeanSquaredError;
+    p.targets = data<float>(y);
+    p.target_sample_stride = stride(y, sample_axis);
+  } else {
+    p.loss = evk::Loss::kCrossEntropy;
+    p.labels = data<int64_t>(y);
+  }
+  p.classes = data<int32_t>(classes);
+  p.out_loss = mutable_data<float>(out_loss);
+  p.out_correct = mutable_data<int32_t>(out_correct);
+  const py::gil_scoped_release release;
+  run_network(p);
+}
+
+// x [images, height, width]; geometry: kernel, stride and padding, each (height, width).
+void pool2d(const Array& x, const Array& out, const std::vector<int64_t>& geometry, bool max,
+            bool count_include_pad) {
+  evk::PoolParams p{};
+  p.x = data<float>(x);
+  p.out = mutable_data<float>(out);
+  p.images = x.shape(0);
+  p.image_stride = stride(x, 0);
+  p.row_stride = stride(x, 1);
+  p.out_image_stride = stride(out, 0);
+  p.out_row_stride = stride(out, 1);
+  evk::Step& s = p.step;
+  s.height = x.shape(1);
+  s.width = x.shape(2);
+  s.kernel_height = geometry[0];
+  s.kernel_width = geometry[1];
+  s.stride_height = geometry[2];
+  s.stride_width = geometry[3];
+  s.pad_height = geometry[4];
+  s.pad_width = geometry[5];
+  s.out_height = out.shape(1);
+  s.out_width = out.shape(2);
+  s.count_include_pad = count_include_pad;
+  const py::gil_scoped_release release;
+  (max ? active->max_pool2d : active->avg_pool2d)(p);
+}
+
+void affine(const Array& x, const Array& scale, const Array& shift, const Array& index,
+            const Array& out) {
+  evk::AffineParams p{};
+  p.x = data<float>(x);
+  p.scale = data<float>(scale);
+  p.shift = data<float>(shift);
+  p.scale_stride = stride(scale, 0);
+  p.shift_stride = stride(shift, 0);
+  p.index = data<int32_t>(index);
+  p.out = mutable_data<float>(out);
+  for (int axis = 0; axis < 3; ++axis) {
+    p.x_strides[axis] = stride(x, axis);
+    p.out_strides[axis] = stride(out, axis);
+  }
+  p.slots = x.shape(0);
+  p.samples = x.shape(1);
+  p.channels = x.shape(2);
+  p.length = x.shape(3);
+  const py::gil_scoped_release release;
+  active->affine(p);
+}
+
+}  // namespace
+
+PYBIND11_MODULE(_cpu, m) {
+  use_instruction_set(supported_instruction_sets().back());
+  m.def("built_instruction_sets", &built_instruction_sets);
+  m.def("supported_instruction_sets", &supported_instruction_sets);
+  m.def("use_instruction_set", &use_instruction_set);
+  m.def("instruction_set", [] { return std::string(active->isa); });
+  m.def("lanes", [] { return active->lanes; });
+  m.def("native_bf16", [] { return active->native_bf16; });
+  m.def("threads", [] { return omp_get_max_threads(); });
+  m.def("set_threads", [](int n) { omp_set_num_threads(n); });
+  m.def("init_genomes", &init_genomes);
+  m.def("crossover_mutate", &crossover_mutate);
+  m.def("mutate_sigma", &mutate_sigma);
+  m.def("network_forward", &network_forward);
+  m.def("network_loss", &network_loss);
+  m.def("pool2d", &pool2d);
+  m.def("affine", &affine);
+  m.attr("emulates_avx512") =
+#if defined(EVK_EMULATE_AVX512)
+      true;
+#else
+      false;
+#endif
+}

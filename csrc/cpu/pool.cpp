@@ -1,0 +1,75 @@
+// max_pool2d, avg_pool2d and affine as ops of their own, on arrays as the caller has them.
+#include "core/pool.h"
+
+#include "cpu/kernels.h"
+#include "cpu/simd.h"
+
+EVK_NAMESPACE_BEGIN
+
+namespace {
+
+template <bool Max>
+float pool_window(const PoolParams& p, const float* image, Window rows, Window columns) {
+  float acc = Max ? image[rows.begin * p.row_stride + columns.begin] : 0.0f;
+  for (i64 i = rows.begin; i < rows.end; ++i) {
+    for (i64 j = columns.begin; j < columns.end; ++j) {
+      const float x = image[i * p.row_stride + j];
+      acc = Max ? larger(acc, x) : acc + x;
+    }
+  }
+  return acc;
+}
+
+template <bool Max>
+void pool_images(const PoolParams& p) {
+  const Step& s = p.step;
+#pragma omp parallel
+  {
+    const FloatEnvironment environment;
+#pragma omp for schedule(static)
+    for (i64 number = 0; number < p.images; ++number) {
+      const float* image = p.x + number * p.image_stride;
+      for (i64 i = 0; i < s.out_height; ++i) {
+        const Window rows = inside(i * s.stride_height - s.pad_height, s.kernel_height, s.height);
+        float* out = p.out + number * p.out_image_stride + i * p.out_row_stride;
+        for (i64 j = 0; j < s.out_width; ++j) {
+          const Window columns = inside(j * s.stride_width - s.pad_width, s.kernel_width, s.width);
+          const i64 present = (rows.end - rows.begin) * (columns.end - columns.begin);
+          const i64 elements = s.count_include_pad ? s.kernel_height * s.kernel_width : present;
+          const float acc = pool_window<Max>(p, image, rows, columns);
+          out[j] = Max ? acc : acc / static_cast<float>(elements);
+        }
+      }
+    }
+  }
+}
+
+}  // namespace
+
+void max_pool2d(const PoolParams& p) { pool_images<true>(p); }
+
+void avg_pool2d(const PoolParams& p) { pool_images<false>(p); }
+
+void affine(const AffineParams& p) {
+#pragma omp parallel
+  {
+    const FloatEnvironment environment;
+#pragma omp for collapse(2) schedule(static)
+    for (i64 slot = 0; slot < p.slots; ++slot) {
+      for (i64 sample = 0; sample < p.samples; ++sample) {
+        const i64 individual = p.index[slot];
+        for (i64 channel = 0; channel < p.channels; ++channel) {
+          const float scale = p.scale[individual * p.scale_stride + channel];
+          const float shift = p.shift[individual * p.shift_stride + channel];
+          const float* x = p.x + slot * p.x_strides[0] + sample * p.x_strides[1] +
+                           channel * p.x_strides[2];
+          float* out = p.out + slot * p.out_strides[0] + sample * p.out_strides[1] +
+                       channel * p.out_strides[2];
+          for (i64 i = 0; i < p.length; ++i) out[i] = x[i] * scale + shift;
+        }
+      }
+    }
+  }
+}
+
+EVK_NAMESPACE_END

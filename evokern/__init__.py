@@ -1,0 +1,35 @@
+"""evokern: hand-written kernels for evolving populations of neural networks.
+
+>>> import evokern
+>>> network = evokern.Network.mlp(196, [256, 128, 64], 10)
+>>> genomes = evokern.ops.init_genomes(network.layout, 1000, seed=0)
+"""
+
+import os as _os
+
+from evokern import ops
+from evokern._version import __version__
+from evokern.backends.cpu import set_threads
+from evokern.network import (
+    Activation,
+    AvgPool2d,
+    Dense,
+    Flatten,
+    MaxPool2d,
+    Network,
+)
+
+__all__ = [
+    "Activation",
+    "AvgPool2d",
+    "Dense",
+    "Flatten",
+    "MaxPool2d",
+    "Network",
+    "__version__",
+    "ops",
+    "set_threads",
+]
+
+# libgomp's threads do not survive fork(): a child that asks for them would wait for ever.
+_os.register_at_fork(after_in_child=lambda: set_threads(1))

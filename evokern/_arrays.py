@@ -1,0 +1,148 @@
+"""Any array in, the caller's kind out, no copy. Used by ``evokern.ops`` only."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from evokern.errors import ArgumentError, BackendError, DtypeError, LayoutError, ShapeError, message
+from evokern.memory import check_fits
+
+Array = Any
+"""NumPy, torch or any array with DLPack on the host."""
+
+Host = npt.NDArray[Any]
+
+
+def to_host(name: str, value: Array) -> Host:
+    """A NumPy view of ``value``; refuses what is not an array on the host or requires grad."""
+    if isinstance(value, np.ndarray):
+        return value
+    if getattr(value, "requires_grad", False):
+        raise ArgumentError(
+            message(name, "a tensor without grad", "requires_grad=True", f"try {name}.detach()")
+        )
+    if hasattr(value, "__cuda_array_interface__") or _on_device(value):
+        raise BackendError(
+            message(name, "an array on the host", "an array on a device", "copy it to the host")
+        )
+    if type(value).__module__.partition(".")[0] == "torch":
+        try:
+            view: Host = value.numpy()  # a quarter of the time of DLPack
+        except TypeError as error:
+            raise DtypeError(
+                message(name, "an element type that NumPy has", str(value.dtype))
+            ) from error
+        return view
+    if hasattr(value, "__dlpack__"):
+        return np.from_dlpack(value)
+    mend = f"try np.asarray({name})"
+    raise DtypeError(message(name, "an array", f"{type(value).__name__}", mend))
+
+
+def _on_device(value: Array) -> bool:
+    device = getattr(value, "device", None)
+    return getattr(device, "type", "cpu") not in ("cpu",)
+
+
+def like(value: Array) -> Callable[[Host], Array]:
+    """What turns a NumPy array into the kind of ``value``, sharing its memory."""
+    if isinstance(value, np.ndarray):
+        return lambda array: array
+    if type(value).__module__.partition(".")[0] == "torch":
+        import torch
+
+        from_numpy: Callable[[Host], Array] = torch.from_numpy
+        return from_numpy
+    namespace = getattr(value, "__array_namespace__", None)
+    if namespace is not None:
+        from_dlpack: Callable[[Host], Array] = namespace().from_dlpack
+        return from_dlpack
+    return lambda array: array
+
+
+def expect(name: str, value: Array, dtype: npt.DTypeLike, shape: str, ndim: int | None) -> Host:
+    """``value`` as a NumPy view after checks of type, axes and layout.
+
+    ``shape`` is what the error shows, such as ``[P, G]``; ``ndim`` None skips the axis count.
+    """
+    array = to_host(name, value)
+    wanted = np.dtype(dtype)
+    if array.dtype != wanted:
+        mend = f"try {name}.astype(np.{wanted.name})"
+        got = f"{array.dtype} {list(array.shape)}"
+        raise DtypeError(message(name, f"{wanted.name} {shape}", got, mend))
+    if ndim is not None and array.ndim != ndim:
+        raise ShapeError(
+            message(name, f"{wanted.name} {shape}", f"{array.dtype} {list(array.shape)}")
+        )
+    if array.ndim and array.shape[-1] > 1 and array.strides[-1] != array.itemsize:
+        raise LayoutError(
+            message(
+                name,
+                f"{shape} with a contiguous last axis",
+                f"strides {array.strides} bytes",
+                f"try np.ascontiguousarray({name})",
+            )
+        )
+    if any(stride % array.itemsize for stride in array.strides) or not array.flags.aligned:
+        raise LayoutError(
+            message(
+                name,
+                f"addresses that are multiples of {array.itemsize} bytes",
+                f"address {array.ctypes.data}, strides {array.strides}",
+                f"try {name}.copy()",
+            )
+        )
+    return array
+
+
+def expect_shape(name: str, array: Host, shape: str, expected: tuple[int, ...]) -> None:
+    """Raises ShapeError unless ``array`` has exactly the ``expected`` shape."""
+    if array.shape != expected:
+        raise ShapeError(message(name, f"{shape} = {list(expected)}", f"{list(array.shape)}"))
+
+
+def expect_range(name: str, array: Host, least: int, most: int, what: str) -> None:
+    """Raises ArgumentError unless all entries lie in ``[least, most]``."""
+    if array.size and (int(array.min()) < least or int(array.max()) > most):
+        bad = array.min() if array.min() < least else array.max()
+        raise ArgumentError(
+            message(name, f"entries in [{least}, {most}] ({what})", f"an entry {bad}")
+        )
+
+
+def empty(shape: tuple[int, ...], dtype: npt.DTypeLike, what: str) -> Host:
+    """A new array that a kernel writes in full (tests fill it with NaN to prove that)."""
+    check_fits(int(np.prod(shape, dtype=object)) * np.dtype(dtype).itemsize, what)
+    return np.empty(shape, dtype)
+
+
+def output(out: Array | None, shape: tuple[int, ...], letters: str) -> Host:
+    """``out`` after checks, or a new float32 array of ``shape``."""
+    if out is None:
+        return empty(shape, np.float32, f"out {letters}")
+    array = expect("out", out, np.float32, letters, len(shape))
+    expect_shape("out", array, letters, shape)
+    expect_writable(array)
+    return array
+
+
+def expect_writable(array: Host) -> None:
+    """Raises LayoutError for a read-only ``out`` or one whose rows overlap."""
+    if not array.flags.writeable:
+        raise LayoutError(message("out", "a writable array", "a read-only one"))
+    needed = array.itemsize
+    for length, stride in sorted(zip(array.shape, array.strides, strict=True), key=_by_stride):
+        if length > 1 and abs(stride) < needed:
+            raise LayoutError(
+                message("out", "rows that do not overlap", f"strides {array.strides} bytes")
+            )
+        needed = max(needed, abs(stride) * length)
+
+
+def _by_stride(axis: tuple[int, int]) -> int:
+    return abs(axis[1])

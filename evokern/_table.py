@@ -1,0 +1,83 @@
+"""THE TABLE: which function computes an op on which back end, and what is promised of it.
+
+``bits``: every back end gives the same bits. ``close``: within ``testing.error_bound``. Tests,
+benchmarks and the support matrix of `evokern doctor` are generated from this table.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache
+from importlib import import_module
+from typing import Any, Literal
+
+from evokern.errors import BackendError, message
+
+logger = logging.getLogger(__name__)
+
+Promise = Literal["bits", "close"]
+BACKENDS = ("reference", "cpu", "cuda", "triton")
+
+MISSING = {
+    "cuda": "not built: this version holds no CUDA kernels",
+    "triton": "not written: this version holds no Triton kernels",
+}
+"""Why a whole back end has no functions."""
+
+_REFERENCE = "evokern.backends.reference"
+_CPU = "evokern.backends.cpu"
+
+
+@dataclass(frozen=True)
+class Op:
+    """One row: the promise in fp32 and ``module:function`` per back end."""
+
+    promise: Promise
+    functions: dict[str, str]
+
+
+def _row(family: str, name: str, promise: Promise = "bits") -> Op:
+    functions = {"reference": f"{_REFERENCE}.{family}:{name}", "cpu": f"{_CPU}:{name}"}
+    return Op(promise, functions)
+
+
+TABLE: dict[str, Op] = {
+    "init_genomes": _row("variation", "init_genomes"),
+    "crossover_mutate": _row("variation", "crossover_mutate"),
+    "mutate_sigma": _row("variation", "mutate_sigma"),
+    "dense_forward": _row("network", "dense_forward"),
+    "max_pool2d": _row("pool", "max_pool2d"),
+    "avg_pool2d": _row("pool", "avg_pool2d"),
+    "affine": _row("network", "affine"),
+    "network_forward": _row("network", "network_forward"),
+    "network_loss": _row("network", "network_loss"),
+}
+
+
+def reason_missing(op: str, backend: str) -> str:
+    """Why ``backend`` has no function for ``op``; empty if it has one."""
+    if backend in TABLE[op].functions:
+        return ""
+    return MISSING.get(backend, "not written")
+
+
+@cache
+def resolve(op: str, backend: str) -> Callable[..., Any]:
+    """The function that computes ``op``; ``auto`` is the CPU kernels for arrays on the host.
+
+    Raises BackendError when the back end is unknown or has no such op.
+    """
+    if backend == "auto":
+        logger.info("%s: backend auto is cpu", op)
+        backend = "cpu"
+    if backend not in BACKENDS:
+        raise BackendError(message("backend", f"auto or one of {list(BACKENDS)}", repr(backend)))
+    reason = reason_missing(op, backend)
+    if reason:
+        there = ", ".join(TABLE[op].functions)
+        raise BackendError(f"backend: {op} on {backend} is {reason}; there are {there}")
+    module, function = TABLE[op].functions[backend].split(":")
+    resolved: Callable[..., Any] = getattr(import_module(module), function)
+    return resolved

@@ -1,0 +1,1 @@
+"""The engines behind `evokern.ops`, all with the same results where bits are promised."""

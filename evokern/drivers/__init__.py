@@ -1,0 +1,1 @@
+"""The algorithms: evolutionary training (``ea``), and the loop shell they share (``run``)."""

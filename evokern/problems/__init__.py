@@ -1,0 +1,1 @@
+"""What is optimised: data sets and the problems that score a population on them."""

@@ -1,0 +1,45 @@
+"""Settings of the whole suite.
+
+EVOKERN_REQUIRE_TORCH=1 and EVOKERN_REQUIRE_DATA=1 turn tests that skip for want of PyTorch or of
+real data into failures.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Generator
+
+import hypothesis
+import pytest
+
+hypothesis.settings.register_profile(
+    "evokern", deadline=None, derandomize=True, max_examples=50, print_blob=True
+)
+hypothesis.settings.load_profile("evokern")
+
+REQUIRED = {"EVOKERN_REQUIRE_TORCH": "torch", "EVOKERN_REQUIRE_DATA": "data cache"}
+
+
+def fail_required(report: pytest.TestReport | pytest.CollectReport) -> None:
+    """Turns a skip into a failure where its reason is one of those that may not occur."""
+    if not (report.skipped and isinstance(report.longrepr, tuple)):
+        return
+    reason = report.longrepr[2]
+    for variable, words in REQUIRED.items():
+        if os.environ.get(variable) == "1" and words in reason:
+            report.outcome = "failed"
+            report.longrepr = f"{reason}\n{variable}=1: this skip counts as a failure"
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    report = yield
+    fail_required(report)
+    return report
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_make_collect_report() -> Generator[None, pytest.CollectReport, pytest.CollectReport]:
+    report = yield
+    fail_required(report)
+    return report

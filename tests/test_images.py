@@ -1,0 +1,177 @@
+"""Images as arrays: IDX files, mean image, normalisation, hold-out split."""
+
+from __future__ import annotations
+
+import math
+import struct
+from random import Random
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from evokern.errors import ArgumentError, DataError, DtypeError, ShapeError
+from evokern.problems.datasets import holdout_split, mean_image, normalise, parse_idx
+
+
+class TestParseIdx:
+    def test_labels(self) -> None:
+        got = parse_idx(b"\x00\x00\x08\x01\x00\x00\x00\x03\x07\x02\xff", "labels")
+        assert got.tolist() == [7, 2, 255]
+        assert got.dtype == np.uint8
+
+    def test_images_are_row_major(self) -> None:
+        content = bytes([0, 0, 8, 3, 0, 0, 0, 1, 0, 0, 0, 2, 0, 0, 0, 3, 1, 2, 3, 4, 5, 6])
+        assert parse_idx(content, "images").tolist() == [[[1, 2, 3], [4, 5, 6]]]
+
+    @pytest.mark.parametrize(
+        ("content", "text"),
+        [
+            (b"", "magic 00 00 08 AXES, AXES 1 to 3, got ''"),
+            (b"\x00\x00\x08", "magic 00 00 08 AXES, AXES 1 to 3, got 00 00 08"),
+            (b"\x00\x00\x0d\x01\x00\x00\x00\x00", "got 00 00 0d 01"),
+            (b"\x00\x00\x08\x00", "got 00 00 08 00"),
+            (b"\x00\x00\x08\x04" + bytes(16), "got 00 00 08 04"),
+            (b"\x1f\x8b\x08\x08" + bytes(16), "got 1f 8b 08 08"),
+            (b"\x00\x00\x08\x03\x00\x00\x00\x01", "a header of 16 bytes, got 8 bytes"),
+            (
+                b"\x00\x00\x08\x01\x00\x00\x00\x03\x07\x02",
+                r"11 bytes for the shape \[3\], got 10 bytes",
+            ),
+            (
+                b"\x00\x00\x08\x01\x00\x00\x00\x01\x07\x02",
+                r"9 bytes for the shape \[1\], got 10 bytes",
+            ),
+            (
+                b"\x00\x00\x08\x03" + b"\xff" * 12,
+                r"79228162458924105385300197391 bytes for .*, got 16 bytes",
+            ),
+        ],
+    )
+    def test_malformed(self, content: bytes, text: str) -> None:
+        with pytest.raises(DataError, match=f"a file: expected .*{text}"):
+            parse_idx(content, "a file")
+
+    @given(st.lists(st.integers(0, 5), min_size=1, max_size=3), st.randoms())
+    def test_whole_files_only(self, shape: list[int], random: Random) -> None:
+        data = random.randbytes(math.prod(shape))
+        content = bytes([0, 0, 8, len(shape)]) + struct.pack(f">{len(shape)}I", *shape) + data
+        array = parse_idx(content, "a file")
+        assert array.shape == tuple(shape)
+        assert array.tobytes() == data
+        with pytest.raises(DataError):
+            parse_idx(content[: random.randrange(len(content))], "a file")
+        with pytest.raises(DataError):
+            parse_idx(content + b"\x00", "a file")
+
+
+class TestMeanImage:
+    def test_literal(self) -> None:
+        images = np.array([[[0, 255, 1]], [[0, 255, 2]], [[1, 255, 2]]], np.uint8)
+        mean = mean_image(images)
+        assert mean.dtype == np.float32
+        assert mean.shape == (1, 3)
+        # 1/3, 255 and 5/3, each rounded once.
+        assert [value.hex() for value in mean[0].tolist()] == [
+            "0x1.5555560000000p-2",
+            "0x1.fe00000000000p+7",
+            "0x1.aaaaaa0000000p+0",
+        ]
+
+    def test_sum_that_float32_cannot_hold(self) -> None:
+        images = np.full((70_001, 1, 1), 255, np.uint8)
+        images[0] = 1
+        # 17,850,001 / 70,001; with the sum rounded to float32 first, the last digit would be 2.
+        assert mean_image(images)[0, 0].item().hex() == "0x1.fdfe240000000p+7"
+
+    def test_order_of_images_does_not_matter(self) -> None:
+        images = np.random.default_rng(0).integers(0, 256, (101, 5, 4), np.uint8)
+        np.testing.assert_array_equal(mean_image(images), mean_image(images[::-1]))
+
+    def test_bad_input(self) -> None:
+        with pytest.raises(DtypeError, match="images: expected uint8, got float64"):
+            mean_image(np.zeros((2, 3, 3)))
+        with pytest.raises(ShapeError, match=r"images: expected \[N, H, W\], got shape \[9, 3\]"):
+            mean_image(np.zeros((9, 3), np.uint8))
+        with pytest.raises(ShapeError, match="N >= 1"):
+            mean_image(np.zeros((0, 3, 3), np.uint8))
+
+
+class TestNormalise:
+    def test_literal(self) -> None:
+        images = np.array([[[0, 255], [7, 100]]], np.uint8)
+        mean = np.array([[0.1, 0], [7, 33.318424]], np.float32)
+        got = normalise(images, mean)
+        assert got.dtype == np.float32
+        assert got.shape == (1, 1, 2, 2)
+        # Exact rational arithmetic, rounded to float32 after each of the two operations.
+        assert [value.hex() for value in got.ravel().tolist()] == [
+            "-0x1.9b34ce0000000p-12",
+            "0x1.0000000000000p+0",
+            "0x0.0p+0",
+            "0x1.0bc5b60000000p-2",
+        ]
+
+    def test_every_pixel_value(self) -> None:
+        images = np.arange(256, dtype=np.uint8).reshape(2, 8, 16)
+        mean = (np.arange(128).reshape(8, 16) / 3).astype(np.float32)
+        got = normalise(images, mean)
+        for index in np.ndindex(images.shape):
+            difference = np.float32(images[index]) - mean[index[1:]]
+            assert got[index[0], 0, index[1], index[2]] == difference / np.float32(255)
+
+    def test_result_is_contiguous(self) -> None:
+        images = np.zeros((28, 28, 3), np.uint8).transpose(2, 1, 0)
+        assert normalise(images, np.zeros((28, 28), np.float32)).flags.c_contiguous
+
+    def test_input_is_left_alone(self) -> None:
+        images = np.arange(2 * 784).reshape(2, 28, 28).astype(np.uint8)
+        mean = mean_image(images)
+        before = images.copy(), mean.copy()
+        normalise(images, mean)
+        np.testing.assert_array_equal(images, before[0])
+        np.testing.assert_array_equal(mean, before[1])
+
+    def test_bad_input(self) -> None:
+        images = np.zeros((2, 28, 28), np.uint8)
+        with pytest.raises(DtypeError, match="mean: expected float32, got float64"):
+            normalise(images, np.zeros((28, 28)))
+        with pytest.raises(ShapeError, match=r"mean: expected \[28, 28\], got shape \[28, 27\]"):
+            normalise(images, np.zeros((28, 27), np.float32))
+        with pytest.raises(DtypeError, match="images: expected uint8, got int64"):
+            normalise(images.astype(np.int64), np.zeros((28, 28), np.float32))
+
+
+class TestHoldoutSplit:
+    def test_literal(self) -> None:
+        train, holdout = holdout_split(10)
+        assert train.tolist() == [2, 9, 6, 4, 0, 3, 1, 7, 8]
+        assert holdout.tolist() == [5]
+        assert train.dtype == holdout.dtype == np.int64
+
+    def test_mnist(self) -> None:
+        train, holdout = holdout_split(60_000)
+        assert (len(train), len(holdout)) == (54_000, 6_000)
+        assert train[:4].tolist() == [15281, 21435, 44536, 13518]
+        assert holdout[-4:].tolist() == [32511, 5192, 12172, 33003]
+
+    def test_seed(self) -> None:
+        assert holdout_split(100)[0].tolist() == holdout_split(100, seed=1)[0].tolist()
+        assert holdout_split(100)[0].tolist() != holdout_split(100, seed=2)[0].tolist()
+
+    @given(st.integers(2, 300), st.integers(0, 2**32 - 1), st.floats(0, 1))
+    def test_parts_are_a_partition(self, n: int, seed: int, share: float) -> None:
+        size = round(n * share)
+        if size in (0, n):
+            with pytest.raises(ArgumentError, match="train_share"):
+                holdout_split(n, seed=seed, train_share=share)
+            return
+        train, holdout = holdout_split(n, seed=seed, train_share=share)
+        assert len(train) == size
+        assert sorted([*train, *holdout]) == list(range(n))
+
+    @pytest.mark.parametrize("share", [0.0, 1.0, -0.1, 1.5, math.nan, math.inf])
+    def test_bad_share(self, share: float) -> None:
+        with pytest.raises(ArgumentError, match=r"train_share: expected a share in \(0, 1\)"):
+            holdout_split(60_000, train_share=share)

@@ -62,7 +62,7 @@ emulate: .venv-emulate/.installed
 
 clean:
 	rm -rf $(VENV) .venv-ci .venv-sanitize .venv-emulate build dist evokern.egg-info
-	rm -rf .mypy_cache .pytest_cache .ruff_cache .hypothesis evokern/_cpu*.so
+	rm -rf .benchmarks .hypothesis .mypy_cache .pytest_cache .ruff_cache evokern/_cpu*.so
 	find evokern tests -name __pycache__ -prune -exec rm -rf {} +
 
 $(BIN)/python:

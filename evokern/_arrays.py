@@ -79,7 +79,7 @@ def expect(name: str, value: Array, dtype: npt.DTypeLike, shape: str, ndim: int 
         raise ShapeError(
             message(name, f"{wanted.name} {shape}", f"{array.dtype} {list(array.shape)}")
         )
-    if array.ndim and array.shape[-1] > 1 and array.strides[-1] != array.itemsize:
+    if array.ndim and array.size and array.strides[-1] != array.itemsize and array.shape[-1] > 1:
         raise LayoutError(
             message(
                 name,

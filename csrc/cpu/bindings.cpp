@@ -62,7 +62,7 @@ bool has_avx512_bf16() { return has_avx512() && __builtin_cpu_supports("avx512bf
   Kernels {                                                                                    \
 #isa, lanes, bf16, supported, evk::isa::init_genomes, evk::isa::crossover_mutate,              \
         evk::isa::mutate_sigma, evk::isa::network, evk::isa::max_pool2d, evk::isa::avg_pool2d, \
-        evk::isa::affine, evk::isa::network_workspace_bytes                                    \
+        evk::isa::affine, evk::isa::machine_limit, evk::isa::network_workspace_bytes           \
   }
 
 // From the plainest to the widest.
@@ -346,6 +346,16 @@ void affine(const Array& x, const Array& scale, const Array& shift, const Array&
   active->affine(p);
 }
 
+// Floating-point operations or bytes of all threads; 0 where the instruction set lacks them.
+int64_t machine_limit(int limit, const Array& in, const Array& out, int64_t steps) {
+  int64_t work = 0;
+  const evk::MachineLimitParams p{static_cast<evk::MachineLimit>(limit), steps, data<float>(in),
+                                  mutable_data<float>(out), in.shape(0), &work};
+  const py::gil_scoped_release release;
+  active->machine_limit(p);
+  return work;
+}
+
 }  // namespace
 
 PYBIND11_MODULE(_cpu, m) {
@@ -365,6 +375,7 @@ PYBIND11_MODULE(_cpu, m) {
   m.def("network_loss", &network_loss);
   m.def("pool2d", &pool2d);
   m.def("affine", &affine);
+  m.def("machine_limit", &machine_limit);
   m.attr("emulates_avx512") =
 #if defined(EVK_EMULATE_AVX512)
       true;

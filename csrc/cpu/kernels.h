@@ -131,6 +131,23 @@ struct AffineParams {
   int64_t slots, samples, channels, length;
 };
 
+enum class MachineLimit : int {
+  kMultiplyAdd = 0,
+  kBf16Dot = 1,
+  kCopy = 2,
+  kCopyStreaming = 3,  // past the cache
+  kRead = 4,
+};
+
+struct MachineLimitParams {
+  MachineLimit limit;
+  int64_t steps;    // of the multiply-add loops, in every thread
+  const float* in;  // [count], a multiple of 1024 and aligned to 64 bytes
+  float* out;       // [count], copies only
+  int64_t count;
+  int64_t* work;  // operations or bytes of all threads; 0 where the instruction set lacks it
+};
+
 #define EVK_FOR_EACH_KERNEL(F)                \
   F(init_genomes, InitGenomesParams)          \
   F(crossover_mutate, CrossoverMutateParams)  \
@@ -138,7 +155,8 @@ struct AffineParams {
   F(network, NetworkParams)                   \
   F(max_pool2d, PoolParams)                   \
   F(avg_pool2d, PoolParams)                   \
-  F(affine, AffineParams)
+  F(affine, AffineParams)                     \
+  F(machine_limit, MachineLimitParams)
 
 #define EVK_DECLARE_KERNEL(name, Params) void name(const Params&);
 

@@ -74,14 +74,15 @@ EVK_INLINE FloatGroup draw_normals(const Source& source, i64 first_gene, Stream 
   return result;
 }
 
-template <Distribution D>
-EVK_INLINE FloatGroup draw_deviates(const Source& source, i64 first_gene, Stream stream) {
-  if constexpr (D == Distribution::kNormal) return draw_normals(source, first_gene, stream);
+EVK_INLINE FloatGroup draw_deviates(const Source& source, i64 first_gene, Stream stream,
+                                    Distribution distribution) {
+  if (distribution == Distribution::kNormal) return draw_normals(source, first_gene, stream);
   const WordGroup words = draw_words(source, first_gene, stream);
   FloatGroup result;
   for (int i = 0; i < kParts; ++i) {
-    result.part[i] = D == Distribution::kUniform ? symmetric_uniform<Float>(words.part[i])
-                                                 : cauchy<Float>(words.part[i]);
+    result.part[i] = distribution == Distribution::kUniform
+                         ? symmetric_uniform<Float>(words.part[i])
+                         : cauchy<Float>(words.part[i]);
   }
   return result;
 }
@@ -99,20 +100,15 @@ EVK_INLINE FloatGroup load_group(const float* p, i64 count) {
   return genes;
 }
 
-template <bool Streaming>
-EVK_INLINE void store_group(float* p, const FloatGroup& genes, i64 count) {
+EVK_INLINE void store_group(float* p, const FloatGroup& genes, i64 count, bool streaming) {
   if (count < kGroup) {
     float padded[kGroup];
     for (int i = 0; i < kParts; ++i) store(padded + i * kLanes, genes.part[i]);
     memcpy(p, padded, static_cast<size_t>(count) * sizeof(float));
-    return;
-  }
-  for (int i = 0; i < kParts; ++i) {
-    if constexpr (Streaming) {
-      store_streaming(p + i * kLanes, genes.part[i]);
-    } else {
-      store(p + i * kLanes, genes.part[i]);
-    }
+  } else if (streaming) {
+    for (int i = 0; i < kParts; ++i) store_streaming(p + i * kLanes, genes.part[i]);
+  } else {
+    for (int i = 0; i < kParts; ++i) store(p + i * kLanes, genes.part[i]);
   }
 }
 
@@ -122,6 +118,7 @@ struct Offspring {
   const CrossoverMutateParams& params;
   const i64 slot, parent_count;
   const u64 rate_threshold, mutation_threshold;
+  const Distribution distribution;
   const Source source;
   const float sigma;
   const float* first;  // parent 0
@@ -133,6 +130,7 @@ struct Offspring {
         parent_count(p.parent_count),
         rate_threshold(p.rate_threshold),
         mutation_threshold(p.mutation_threshold),
+        distribution(static_cast<Distribution>(p.distribution)),
         source{RoundKeys(key_of(p.seed)), p.first + static_cast<u32>(number), p.generation},
         sigma(p.sigma[number]),
         first(parent(0)),
@@ -197,10 +195,9 @@ EVK_INLINE FloatGroup recombine_arithmetic(const Offspring& o, i64 gene, i64 cou
   return child;
 }
 
-template <Distribution D>
 EVK_INLINE FloatGroup mutate(const Offspring& o, i64 gene, const FloatGroup& child) {
   constexpr u64 always = 1ull << 32;
-  const FloatGroup noise = draw_deviates<D>(o.source, gene, kMutation);
+  const FloatGroup noise = draw_deviates(o.source, gene, kMutation, o.distribution);
   const Float sigma = Element<Float>::all(o.sigma);
   FloatGroup result;
   for (int i = 0; i < kParts; ++i) {
@@ -216,48 +213,26 @@ EVK_INLINE FloatGroup mutate(const Offspring& o, i64 gene, const FloatGroup& chi
   return result;
 }
 
-template <CrossoverKind K, bool Mutates, Distribution D, bool Streaming>
-EVK_INLINE void make_group(const Offspring& o, i64 gene, i64 count) {
+EVK_INLINE void make_group(const Offspring& o, i64 gene, i64 count, CrossoverKind kind,
+                           bool mutates, bool streaming) {
   FloatGroup child;
-  if constexpr (K == CrossoverKind::kUniform) {
-    child = recombine_uniform(o, gene, count);
-  } else if constexpr (K == CrossoverKind::kArithmetic) {
-    child = recombine_arithmetic(o, gene, count);
-  } else {
-    child = load_group(o.first + gene, count);
+  switch (kind) {
+    case CrossoverKind::kUniform: child = recombine_uniform(o, gene, count); break;
+    case CrossoverKind::kArithmetic: child = recombine_arithmetic(o, gene, count); break;
+    default: child = load_group(o.first + gene, count); break;
   }
-  if constexpr (Mutates) child = mutate<D>(o, gene, child);
-  store_group<Streaming>(o.out + gene, child, count);
+  if (mutates) child = mutate(o, gene, child);
+  store_group(o.out + gene, child, count, streaming);
 }
 
-template <CrossoverKind K, bool Mutates, Distribution D, bool Streaming>
-void make_genes(const Offspring& offspring, i64 begin, i64 end) {
+// The branches on kind and the like go the same way for all groups of an offspring.
+void make_genes(const Offspring& offspring, i64 begin, i64 end, CrossoverKind kind,
+                bool streaming) {
   const Offspring o = offspring;
+  const bool mutates = o.mutates();
   i64 gene = begin;
-  for (; gene + kGroup <= end; gene += kGroup) make_group<K, Mutates, D, Streaming>(o, gene, kGroup);
-  if (gene < end) make_group<K, Mutates, D, Streaming>(o, gene, end - gene);
-}
-
-template <CrossoverKind K, bool Mutates, Distribution D>
-void make_genes(const Offspring& o, i64 begin, i64 end, bool streaming) {
-  if (streaming) {
-    make_genes<K, Mutates, D, true>(o, begin, end);
-  } else {
-    make_genes<K, Mutates, D, false>(o, begin, end);
-  }
-}
-
-template <CrossoverKind K>
-void make_genes(const Offspring& o, i64 begin, i64 end, bool streaming) {
-  if (!o.mutates()) return make_genes<K, false, Distribution::kUniform>(o, begin, end, streaming);
-  switch (static_cast<Distribution>(o.params.distribution)) {
-    case Distribution::kNormal:
-      return make_genes<K, true, Distribution::kNormal>(o, begin, end, streaming);
-    case Distribution::kUniform:
-      return make_genes<K, true, Distribution::kUniform>(o, begin, end, streaming);
-    case Distribution::kCauchy:
-      return make_genes<K, true, Distribution::kCauchy>(o, begin, end, streaming);
-  }
+  for (; gene + kGroup <= end; gene += kGroup) make_group(o, gene, kGroup, kind, mutates, streaming);
+  if (gene < end) make_group(o, gene, end - gene, kind, mutates, streaming);
 }
 
 // Row-wise crossover of `count` <= kGroup output units that start at `unit` (numbered over all
@@ -304,27 +279,19 @@ void recombine_rows(const Offspring& o) {
 }
 
 void make_offspring(const Offspring& o, i64 begin, i64 end, bool streaming) {
-  switch (o.kind()) {
-    case CrossoverKind::kUniform:
-      return make_genes<CrossoverKind::kUniform>(o, begin, end, streaming);
-    case CrossoverKind::kArithmetic:
-      return make_genes<CrossoverKind::kArithmetic>(o, begin, end, streaming);
-    case CrossoverKind::kRows: {
-      recombine_rows(o);
-      if (!o.mutates()) return;
-      Offspring recombined = o;
-      recombined.first = o.out;
-      return make_genes<CrossoverKind::kNone>(recombined, begin, end, false);
-    }
-    case CrossoverKind::kNone:
-      return make_genes<CrossoverKind::kNone>(o, begin, end, streaming);
-  }
+  const CrossoverKind kind = o.kind();
+  if (kind != CrossoverKind::kRows) return make_genes(o, begin, end, kind, streaming);
+  recombine_rows(o);
+  if (!o.mutates()) return;
+  Offspring recombined = o;
+  recombined.first = o.out;
+  make_genes(recombined, begin, end, CrossoverKind::kNone, false);
 }
 
-template <Distribution D>
-void init_segment(const Source& source, float* out, i64 begin, i64 end, float scale) {
+void init_segment(const Source& source, float* out, i64 begin, i64 end, float scale,
+                  Distribution distribution) {
   for (i64 gene = begin & ~i64{3}; gene < end; gene += kGroup) {
-    FloatGroup deviates = draw_deviates<D>(source, gene, kInit);
+    const FloatGroup deviates = draw_deviates(source, gene, kInit, distribution);
     float values[kGroup];
     for (int i = 0; i < kParts; ++i) {
       store(values + i * kLanes, deviates.part[i] * Element<Float>::all(scale));
@@ -358,21 +325,12 @@ void init_genome(const InitGenomesParams& p, i64 individual) {
     const DenseBlock& block = p.blocks[b];
     const i64 bias = gene + block.fan_in * block.outputs;
     const i64 end = bias + block.outputs;
-    switch (p.scheme) {
-      case InitScheme::kGlorotUniform:
-      case InitScheme::kHeUniform:
-        init_segment<Distribution::kUniform>(source, genome, gene, bias, block.scale);
-        break;
-      case InitScheme::kTorch:
-        init_segment<Distribution::kUniform>(source, genome, gene, end, block.scale);
-        break;
-      case InitScheme::kLecunNormal:
-        init_segment<Distribution::kNormal>(source, genome, gene, bias, block.scale);
-        break;
-      case InitScheme::kUnitRows:
-        init_segment<Distribution::kNormal>(source, genome, gene, bias, block.scale);
-        normalise_units(genome + gene, block.fan_in, block.outputs);
-        break;
+    const bool normal =
+        p.scheme == InitScheme::kLecunNormal || p.scheme == InitScheme::kUnitRows;
+    init_segment(source, genome, gene, p.scheme == InitScheme::kTorch ? end : bias, block.scale,
+                 normal ? Distribution::kNormal : Distribution::kUniform);
+    if (p.scheme == InitScheme::kUnitRows) {
+      normalise_units(genome + gene, block.fan_in, block.outputs);
     }
     if (p.scheme != InitScheme::kTorch) {
       memset(genome + bias, 0, static_cast<size_t>(block.outputs) * sizeof(float));

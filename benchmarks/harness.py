@@ -1,0 +1,186 @@
+"""Contestants side by side: each is checked, then all are timed in turn, round by round.
+
+Whatever else the machine does meanwhile so meets all of them alike. The machine's limits are timed
+in the same rounds. Reported are medians over the rounds.
+"""
+
+from __future__ import annotations
+
+import statistics
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
+
+from evokern import _cpu, set_threads
+
+Unit = Literal["GFLOP/s", "GB/s", "ns/gene"]
+
+_SETTLE_S = 0.01  # libgomp's threads spin on for a while; that is not the next one's CPU time
+
+
+class MismatchError(Exception):
+    """A contestant did not compute what it should: there is nothing to time."""
+
+
+def _process_time(threads: int) -> float:
+    return time.process_time()
+
+
+def _accept(contestant: Contestant, result: Any) -> None:
+    pass
+
+
+@dataclass(frozen=True)
+class Contestant:
+    """One way to do the work of a contest.
+
+    ``run(threads)`` does it once. ``work`` is what the rate counts: floating-point operations,
+    bytes or genes. ``part`` < 1: a run does this share of the work only, and its seconds are
+    scaled to the whole. ``cpu_clock(threads)``: CPU seconds of all threads so far.
+    """
+
+    name: str
+    run: Callable[[int], Any]
+    work: float
+    unit: Unit
+    part: float = 1.0
+    cpu_clock: Callable[[int], float] = _process_time
+
+
+@dataclass(frozen=True)
+class Contest:
+    """Contestants who do the same work, evokern first.
+
+    ``check`` raises MismatchError for a wrong result. The best of ``limits`` is the limit, of
+    which one unit of work takes at least ``limit_per_work``. ``reference`` names the contestant
+    that times are compared with; ``missing`` says why others do not take part.
+    """
+
+    contestants: tuple[Contestant, ...]
+    limits: tuple[Contestant, ...]
+    check: Callable[[Contestant, Any], None] = _accept
+    reference: str | None = None
+    limit_per_work: float = 1.0
+    missing: Mapping[str, str] = field(default_factory=dict)
+
+
+Cases = dict[str, Callable[[], AbstractContextManager[Contest]]]
+"""The contests of a benchmark by name; entering one makes its data, leaving it frees them."""
+
+
+@dataclass(frozen=True)
+class Result:
+    """What one contestant needed with one number of threads.
+
+    Seconds are those of the whole work. ``percent_of_limit``: of the machine's limit measured in
+    the same rounds, by wall time. Ratios: this contestant's median over the reference's.
+    """
+
+    contestant: str
+    threads: int
+    wall_rounds: tuple[float, ...]
+    cpu_rounds: tuple[float, ...]
+    rate: float
+    unit: Unit
+    percent_of_limit: float | None = None
+    wall_ratio: float | None = None
+    cpu_ratio: float | None = None
+
+    @property
+    def wall_s(self) -> float:
+        """Median wall seconds."""
+        return statistics.median(self.wall_rounds)
+
+    @property
+    def cpu_s(self) -> float:
+        """Median CPU seconds, summed over threads."""
+        return statistics.median(self.cpu_rounds)
+
+
+def use_threads(threads: int) -> None:
+    """Sets the threads of evokern and, where it is loaded, torch (they share libgomp)."""
+    set_threads(threads)
+    torch = sys.modules.get("torch")
+    if torch is not None:
+        torch.set_num_threads(threads)
+
+
+def measure(contest: Contest, rounds: int, threads: Sequence[int]) -> list[Result]:
+    """Checks all contestants, then times them and the limits in turn.
+
+    Results come by number of threads: the limits, then the contestants. Raises MismatchError.
+    """
+    before = _cpu.threads()
+    runners = (*contest.limits, *contest.contestants)
+    wall: dict[tuple[str, int], list[float]] = {(c.name, n): [] for n in threads for c in runners}
+    cpu: dict[tuple[str, int], list[float]] = {key: [] for key in wall}
+    try:
+        use_threads(max(threads))
+        for contestant in contest.contestants:
+            contest.check(contestant, contestant.run(max(threads)))
+        for _ in range(rounds):
+            for count in threads:
+                for contestant in runners:
+                    wall_s, cpu_s = _time(contestant, count)
+                    wall[contestant.name, count].append(wall_s)
+                    cpu[contestant.name, count].append(cpu_s)
+    finally:
+        use_threads(before)
+    results = []
+    for count in threads:
+        results += _results(contest, count, wall, cpu)
+    return results
+
+
+def _time(contestant: Contestant, threads: int) -> tuple[float, float]:
+    use_threads(threads)
+    time.sleep(_SETTLE_S)
+    cpu = contestant.cpu_clock(threads)
+    wall = time.perf_counter()
+    contestant.run(threads)
+    wall_s = time.perf_counter() - wall
+    cpu_s = contestant.cpu_clock(threads) - cpu
+    return wall_s / contestant.part, cpu_s / contestant.part
+
+
+def _results(
+    contest: Contest,
+    threads: int,
+    wall: Mapping[tuple[str, int], list[float]],
+    cpu: Mapping[tuple[str, int], list[float]],
+) -> list[Result]:
+    def median(seconds: Mapping[tuple[str, int], list[float]], name: str) -> float:
+        return statistics.median(seconds[name, threads])
+
+    limit = max((c.work / median(wall, c.name) for c in contest.limits), default=None)
+    results = []
+    for contestant in (*contest.limits, *contest.contestants):
+        name = contestant.name
+        wall_s = median(wall, name)
+        result = Result(
+            name,
+            threads,
+            tuple(wall[name, threads]),
+            tuple(cpu[name, threads]),
+            rate(contestant.work, wall_s, contestant.unit),
+            contestant.unit,
+        )
+        if contestant in contest.contestants:
+            compared: dict[str, float] = {}
+            if limit is not None:
+                least_s = contestant.work * contest.limit_per_work / limit
+                compared["percent_of_limit"] = 100 * least_s / wall_s
+            if contest.reference is not None:
+                compared["wall_ratio"] = wall_s / median(wall, contest.reference)
+                compared["cpu_ratio"] = median(cpu, name) / median(cpu, contest.reference)
+            result = replace(result, **compared)
+        results.append(result)
+    return results
+
+
+def rate(work: float, seconds: float, unit: Unit) -> float:
+    """``work`` done in ``seconds``, in ``unit``."""
+    return seconds / work * 1e9 if unit == "ns/gene" else work / seconds * 1e-9

@@ -152,33 +152,29 @@ def _results(
     wall: Mapping[tuple[str, int], list[float]],
     cpu: Mapping[tuple[str, int], list[float]],
 ) -> list[Result]:
-    def median(seconds: Mapping[tuple[str, int], list[float]], name: str) -> float:
-        return statistics.median(seconds[name, threads])
-
-    limit = max((c.work / median(wall, c.name) for c in contest.limits), default=None)
-    results = []
-    for contestant in (*contest.limits, *contest.contestants):
-        name = contestant.name
-        wall_s = median(wall, name)
-        result = Result(
-            name,
-            threads,
-            tuple(wall[name, threads]),
-            tuple(cpu[name, threads]),
-            rate(contestant.work, wall_s, contestant.unit),
-            contestant.unit,
+    def timed(contestant: Contestant) -> Result:
+        rounds = wall[contestant.name, threads], cpu[contestant.name, threads]
+        speed = rate(contestant.work, statistics.median(rounds[0]), contestant.unit)
+        return Result(
+            contestant.name, threads, tuple(rounds[0]), tuple(rounds[1]), speed, contestant.unit
         )
-        if contestant in contest.contestants:
-            compared: dict[str, float] = {}
-            if limit is not None:
-                least_s = contestant.work * contest.limit_per_work / limit
-                compared["percent_of_limit"] = 100 * least_s / wall_s
-            if contest.reference is not None:
-                compared["wall_ratio"] = wall_s / median(wall, contest.reference)
-                compared["cpu_ratio"] = median(cpu, name) / median(cpu, contest.reference)
-            result = replace(result, **compared)
-        results.append(result)
-    return results
+
+    found = [timed(limit) for limit in contest.limits]
+    limit = max(
+        (c.work / r.wall_s for c, r in zip(contest.limits, found, strict=True)), default=None
+    )
+    results = {contestant.name: timed(contestant) for contestant in contest.contestants}
+    reference = None if contest.reference is None else results[contest.reference]
+    for contestant in contest.contestants:
+        result = results[contestant.name]
+        if limit is not None:
+            least_s = contestant.work * contest.limit_per_work / limit
+            result = replace(result, percent_of_limit=100 * least_s / result.wall_s)
+        if reference is not None:
+            ratios = result.wall_s / reference.wall_s, result.cpu_s / reference.cpu_s
+            result = replace(result, wall_ratio=ratios[0], cpu_ratio=ratios[1])
+        found.append(result)
+    return found
 
 
 def rate(work: float, seconds: float, unit: Unit) -> float:

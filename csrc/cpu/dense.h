@@ -14,8 +14,9 @@ constexpr int kBlockSamples = 32;  // losses are summed in blocks of these (desi
 constexpr int kColumns = 4;        // vectors of samples a micro-kernel holds
 constexpr int kTile = kColumns * kLanes > kBlockSamples ? kColumns * kLanes : kBlockSamples;
 
-// Accumulators are kUnits x kColumns registers; the rest holds inputs and one weight.
-constexpr int kUnits = kLanes == 16 ? 6 : 3;
+// Registers for accumulators, units x columns of them; the rest holds inputs and one weight. Few
+// columns (small batches) take more units, so that there are always enough chains to overlap.
+constexpr int kAccumulators = kLanes == 16 ? 24 : 12;
 
 // Inputs of a tile that are multiplied before the next units' turn: they stay in the first cache.
 constexpr i64 kDepth = 128;
@@ -43,6 +44,37 @@ struct Bf16Pairs {
 };
 #endif
 
+// Weights that are needed soon, fetched into the second cache line by line while others are
+// multiplied: every individual brings weights of its own, used for one batch only.
+struct Lookahead {
+  struct Range {
+    const char* begin;
+    const char* end;
+  };
+
+  // Fetches `first`, then `second`; either may be empty.
+  Lookahead(Range first, Range second) : at_(first.begin), end_(first.end), second_(second) {
+    moved_to(at_);
+  }
+
+  const char* at() const { return at_; }
+  i64 step() const { return step_; }
+  void moved_to(const char* at) {
+    at_ = at;
+    if (at_ < end_) return;
+    at_ = second_.begin;
+    end_ = second_.end;
+    step_ = at_ < end_ ? 64 : 0;
+    second_ = Range{at_, at_};
+  }
+
+ private:
+  const char* at_;
+  const char* end_;
+  Range second_;
+  i64 step_ = 64;
+};
+
 template <class Scalar>
 struct DenseOperands {
   const Scalar* x;        // [depth, kTile]
@@ -56,7 +88,7 @@ struct DenseOperands {
 // bias, later ones from what the one before left in y; the last one may end with relu.
 template <class A, int U, int C>
 EVK_INLINE void dense_block(const DenseOperands<typename A::Scalar>& d, i64 depth, bool first,
-                            bool relu) {
+                            bool relu, Lookahead& lookahead) {
   Float acc[U][C];
   for (int u = 0; u < U; ++u) {
     for (int c = 0; c < C; ++c) {
@@ -65,9 +97,13 @@ EVK_INLINE void dense_block(const DenseOperands<typename A::Scalar>& d, i64 dept
   }
   const typename A::Scalar* x = d.x;
   const typename A::Scalar* w = d.weights;
+  const char* ahead = lookahead.at();
+  const i64 ahead_step = lookahead.step();
   for (i64 k = 0; k < depth; ++k) {
     __builtin_prefetch(w + kPrefetchRows * d.weights_stride);
-#pragma GCC unroll 6
+    __builtin_prefetch(ahead, 0, 2);
+    ahead += ahead_step;
+#pragma GCC unroll 24
     for (int u = 0; u < U; ++u) {
 #pragma GCC unroll 4
       for (int c = 0; c < C; ++c) acc[u][c] = A::multiply_add(x + c * kLanes, w + u, acc[u][c]);
@@ -75,6 +111,7 @@ EVK_INLINE void dense_block(const DenseOperands<typename A::Scalar>& d, i64 dept
     x += kTile;
     w += d.weights_stride;
   }
+  lookahead.moved_to(ahead);
   const Float zero = Element<Float>::all(0.0f);
   for (int u = 0; u < U; ++u) {
     for (int c = 0; c < C; ++c) {
@@ -84,52 +121,44 @@ EVK_INLINE void dense_block(const DenseOperands<typename A::Scalar>& d, i64 dept
   }
 }
 
-// The last `units` < U of a layer.
+// All `units` of a layer, U at a time, then what is left by halves.
 template <class A, int U, int C>
-EVK_INLINE void dense_rest(const DenseOperands<typename A::Scalar>& d, i64 units, i64 depth,
-                           bool first, bool relu) {
-  if constexpr (U > 1) {
-    if (units == U - 1) {
-      dense_block<A, U - 1, C>(d, depth, first, relu);
-    } else {
-      dense_rest<A, U - 1, C>(d, units, depth, first, relu);
-    }
+void dense_units(DenseOperands<typename A::Scalar> d, i64 units, i64 depth, bool first, bool relu,
+                 Lookahead& lookahead) {
+  for (; units >= U; units -= U) {
+    dense_block<A, U, C>(d, depth, first, relu, lookahead);
+    d.weights += U;
+    d.bias += U;
+    d.y += U * kTile;
   }
+  if constexpr (U > 1) dense_units<A, U / 2, C>(d, units, depth, first, relu, lookahead);
 }
 
 template <class A, int C>
-void dense_columns(const DenseOperands<typename A::Scalar>& whole, i64 depth, i64 units,
-                   bool relu) {
-  const i64 chunks = depth > 0 ? (depth + kDepth - 1) / kDepth : 1;
+void dense_columns(const DenseOperands<typename A::Scalar>& whole, i64 depth, i64 units, bool relu,
+                   Lookahead& lookahead) {
+  const i64 chunks = (depth + kDepth - 1) / kDepth;
   const i64 chunk = (depth + chunks - 1) / chunks;
-  for (i64 k = 0; k == 0 || k < depth; k += chunk) {
+  for (i64 k = 0; k < depth; k += chunk) {
     const i64 count = k + chunk < depth ? chunk : depth - k;
-    const bool first = k == 0;
-    const bool ends_with_relu = relu && k + count == depth;
     DenseOperands<typename A::Scalar> d = whole;
     d.x += k * kTile;
     d.weights += k * d.weights_stride;
-    i64 unit = 0;
-    for (; unit + kUnits <= units; unit += kUnits) {
-      dense_block<A, kUnits, C>(d, count, first, ends_with_relu);
-      d.weights += kUnits;
-      d.bias += kUnits;
-      d.y += kUnits * kTile;
-    }
-    dense_rest<A, kUnits, C>(d, units - unit, count, first, ends_with_relu);
+    dense_units<A, kAccumulators / C, C>(d, units, count, k == 0, relu && k + count == depth,
+                                         lookahead);
   }
 }
 
 // y [units, kTile] = x W + b for the first `samples` of a tile; those past them are undefined.
 template <class A>
-void dense_tile(DenseOperands<typename A::Scalar> d, i64 depth, i64 units, i64 samples,
-                bool relu) {
+void dense_tile(DenseOperands<typename A::Scalar> d, i64 depth, i64 units, i64 samples, bool relu,
+                Lookahead& lookahead) {
   for (i64 done = 0; done < samples; done += kColumns * kLanes) {
     switch ((samples - done + kLanes - 1) / kLanes) {
-      case 1: dense_columns<A, 1>(d, depth, units, relu); break;
-      case 2: dense_columns<A, 2>(d, depth, units, relu); break;
-      case 3: dense_columns<A, 3>(d, depth, units, relu); break;
-      default: dense_columns<A, 4>(d, depth, units, relu); break;
+      case 1: dense_columns<A, 1>(d, depth, units, relu, lookahead); break;
+      case 2: dense_columns<A, 2>(d, depth, units, relu, lookahead); break;
+      case 3: dense_columns<A, 3>(d, depth, units, relu, lookahead); break;
+      default: dense_columns<A, 4>(d, depth, units, relu, lookahead); break;
     }
     d.x += kColumns * kLanes;
     d.y += kColumns * kLanes;

@@ -22,6 +22,9 @@ using Scalar = Element<float>;
 // Rows of features, kTile samples each.
 using Tile = float*;
 
+// What may be fetched ahead without driving out of the second cache what is in use.
+constexpr i64 kLookaheadBytes = 256 << 10;
+
 i64 larger_of(i64 a, i64 b) { return a > b ? a : b; }
 i64 ceil_div(i64 a, i64 b) { return (a + b - 1) / b; }
 
@@ -126,7 +129,7 @@ void round_to(const float* x, i64 count, float* out) {
 // How a call is cut: the head (steps before the first dense layer) runs once per tile when the
 // batch is shared; the rest runs once per slot and tile.
 struct Plan {
-  i64 head_steps, head_features;
+  i64 head_steps, head_features, last_dense;
   i64 tile_features;   // widest row count between steps
   i64 weight_scalars;  // of all dense layers, for their bf16 copies
   i64 tiles, blocks;   // per slot
@@ -146,6 +149,7 @@ Plan make_plan(const NetworkParams& p) {
   plan.tile_features = plan.head_features = p.inputs;
   for (i64 i = 0; i < p.step_count; ++i) {
     const Step& step = p.steps[i];
+    if (step.kind == StepKind::kDense) plan.last_dense = i;
     if (step.kind == StepKind::kDense && p.bf16) {
       plan.weight_scalars += ceil_div(step.inputs * step.outputs + step.outputs, 16) * 16;
     }
@@ -245,7 +249,7 @@ void prepare_weights(const NetworkParams& p, i64 individual, float* out) {
 
 // y = x W + b from `x`, which is b.current or a shared head; the result is b.current.
 void dense_step(const NetworkParams& p, const Step& s, i64 individual, i64 samples, const float* x,
-                const float* prepared, Buffers& b) {
+                const float* prepared, Buffers& b, Lookahead& lookahead) {
   const float* bias = s.bias + individual * s.bias_stride;
   const bool relu = s.activation == activation_code::relu;
 #if EVK_HAS_BF16
@@ -253,21 +257,48 @@ void dense_step(const NetworkParams& p, const Step& s, i64 individual, i64 sampl
     pair_rows(x, kTile, s.inputs, kTile, reinterpret_cast<u32*>(b.pairs));
     dense_tile<Bf16Pairs>({reinterpret_cast<const u32*>(b.pairs),
                            reinterpret_cast<const u32*>(prepared), s.outputs, bias, b.next},
-                          ceil_div(s.inputs, 2), s.outputs, samples, relu);
+                          ceil_div(s.inputs, 2), s.outputs, samples, relu, lookahead);
   }
 #else
   if (p.bf16) {
     round_to(x, s.inputs * kTile, b.pairs);
     dense_tile<Fp32>({b.pairs, prepared, s.outputs, bias, b.next}, s.inputs, s.outputs, samples,
-                     relu);
+                     relu, lookahead);
   }
 #endif
   else {
     const float* weights = s.weights + individual * s.weights_stride;
-    dense_tile<Fp32>({x, weights, s.outputs, bias, b.next}, s.inputs, s.outputs, samples, relu);
+    dense_tile<Fp32>({x, weights, s.outputs, bias, b.next}, s.inputs, s.outputs, samples, relu,
+                     lookahead);
   }
   if (!relu) activate_tile(b.next, s.outputs, s.activation, s.slope);
   advance(b);
+}
+
+// The weights of dense step i for one individual.
+Lookahead::Range weights_range(const NetworkParams& p, i64 i, i64 individual) {
+  const Step& s = p.steps[i];
+  const float* begin = s.weights + individual * s.weights_stride;
+  return {reinterpret_cast<const char*>(begin),
+          reinterpret_cast<const char*>(begin + s.inputs * s.outputs)};
+}
+
+// On a task's first tile the layers behind the first one, on its last tile the next slot's first.
+Lookahead lookahead_of(const NetworkParams& p, const Plan& plan, i64 slot, i64 tile) {
+  Lookahead::Range here{}, next{};
+  if (plan.head_steps < p.step_count && !p.bf16) {
+    const bool last = tile + 1 == plan.tiles || (tile + 1) % plan.tiles_per_task == 0;
+    if (tile % plan.tiles_per_task == 0) {
+      here.begin = weights_range(p, plan.head_steps, p.index[slot]).end;
+      here.end = weights_range(p, plan.last_dense, p.index[slot]).end;
+      if (here.end - here.begin > kLookaheadBytes) here.end = here.begin + kLookaheadBytes;
+    }
+    if (last && slot + 1 < p.slots) {
+      next = weights_range(p, plan.head_steps, p.index[slot + 1]);
+      if (next.end - next.begin > kLookaheadBytes) next.end = next.begin + kLookaheadBytes;
+    }
+  }
+  return Lookahead(here, next);
 }
 
 // The network's outputs [outputs, kTile] for one tile of one slot.
@@ -280,10 +311,11 @@ const float* run_tile(const NetworkParams& p, const Plan& plan, const Workspace&
   }
   const i64 samples = samples_in_tile(p, tile);
   const float* prepared = b.weights;
+  Lookahead lookahead = lookahead_of(p, plan, slot, tile);
   for (i64 i = plan.head_steps; i < p.step_count; ++i) {
     const Step& step = p.steps[i];
     if (step.kind == StepKind::kDense) {
-      dense_step(p, step, p.index[slot], samples, x, prepared, b);
+      dense_step(p, step, p.index[slot], samples, x, prepared, b, lookahead);
       prepared += ceil_div(step.inputs * step.outputs + step.outputs, 16) * 16;
     } else {
       activate_tile(b.current, step.outputs, step.activation, step.slope);

@@ -22,7 +22,7 @@ constexpr int kAccumulators = kLanes == 16 ? 24 : 12;
 constexpr i64 kDepth = 128;
 
 // Weight rows ahead that are fetched: rows are far apart, the processor does not foresee them.
-constexpr i64 kPrefetchRows = 4;
+constexpr i64 kPrefetchRows = 2;
 
 // One multiply-add of the product. Fp32 takes one input per step.
 struct Fp32 {

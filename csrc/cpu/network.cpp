@@ -335,27 +335,24 @@ void store_outputs(const NetworkParams& p, i64 slot, i64 tile, const float* z) {
   }
 }
 
-// log(sum(exp(z))) - with the largest logit taken out - for every sample; the label's logit is
-// subtracted by the caller.
-void log_sum_exp(const float* z, i64 classes, float* out) {
+// For every sample: log(sum(exp(z))), from which the caller takes the label's logit, and the first
+// of the largest classes, or -1 where a logit is NaN.
+void log_sum_exp(const float* z, i64 classes, float* out, float* prediction) {
+  const Float nobody = Element<Float>::all(-1.0f);
   for (int v = 0; v < kTile; v += kLanes) {
     Float most = load(z + v);
-    for (i64 c = 1; c < classes; ++c) most = larger(most, load(z + c * kTile + v));
+    Float first = Element<Float>::all(0.0f);
+    for (i64 c = 1; c < classes; ++c) {
+      const Float logit = load(z + c * kTile + v);
+      const Float number = Element<Float>::all(static_cast<float>(c));
+      first = Element<Float>::select(logit > most, number, first);
+      most = larger(most, logit);
+    }
     Float sum = Element<Float>::all(0.0f);
     for (i64 c = 0; c < classes; ++c) sum = sum + exp<Float>(load(z + c * kTile + v) - most);
     store(out + v, log<Float>(sum) + most);
+    store(prediction + v, Element<Float>::select(most == most, first, nobody));
   }
-}
-
-bool predicts(const float* z, i64 classes, i64 label) {
-  i64 best = 0;
-  bool number = true;
-  for (i64 c = 0; c < classes; ++c) {
-    const float logit = z[c * kTile];
-    number = number && logit == logit;
-    if (logit > z[best * kTile]) best = c;
-  }
-  return number && best == label;
 }
 
 float squared_error(const float* z, const float* target, i64 outputs) {
@@ -379,14 +376,14 @@ void reduce_loss(const NetworkParams& p, const Plan& plan, const Workspace& ws, 
                  const float* z) {
   const i64 count = samples_in_tile(p, tile);
   const i64 classes = p.classes ? p.classes[slot] : p.outputs;
-  float losses[kTile];
+  float losses[kTile], prediction[kTile];
   i32 correct[kTile / kBlockSamples] = {};
   if (p.loss == Loss::kCrossEntropy) {
-    log_sum_exp(z, classes, losses);
+    log_sum_exp(z, classes, losses, prediction);
     const int64_t* labels = p.labels + slot * p.label_slot_stride + tile * kTile;
     for (i64 i = 0; i < count; ++i) {
       losses[i] = losses[i] - z[labels[i] * kTile + i];
-      correct[i / kBlockSamples] += predicts(z + i, classes, labels[i]);
+      correct[i / kBlockSamples] += static_cast<i64>(prediction[i]) == labels[i];
     }
   } else {
     const float* target =

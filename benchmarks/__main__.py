@@ -1,8 +1,8 @@
-"""`python -m benchmarks`."""
+"""`python -m benchmarks ...` is `evokern bench ...`."""
 
 import sys
 
-from benchmarks.report import main
+from evokern.__main__ import main
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(["bench", *sys.argv[1:]]))

@@ -6,6 +6,7 @@ import statistics
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
+from typing import Any
 
 from benchmarks import workload
 from benchmarks.harness import Cases, Contest, Contestant, Result
@@ -36,17 +37,18 @@ def test_growth(hand_over: Callable[[], None]) -> None:
 
 def notes(results: Sequence[Result]) -> list[str]:
     """How far times are from proportional to the work, per number of threads."""
-    found = []
-    for threads in sorted({result.threads for result in results}):
-        rates = [r.rate for r in results if r.threads == threads and "limit" not in r.contestant]
-        percent = 100 * deviation(rates)
-        found.append(f"threads {threads}: within {percent:.1f} % of proportional to the work")
-    return found
+    lines = []
+    for threads in sorted({r.threads for r in results}):
+        ours = [r for r in results if r.threads == threads and r.percent_of_limit is not None]
+        wall = deviation([1 / r.rate for r in ours])
+        cpu = deviation([r.cpu_s / r.wall_s / r.rate for r in ours])
+        text = f"within {100 * wall:.1f} % (CPU {100 * cpu:.1f} %) of proportional to the work"
+        lines.append(f"threads {threads}: {text}")
+    return lines
 
 
-def deviation(rates: Sequence[float]) -> float:
+def deviation(times: Sequence[float]) -> float:
     """The largest relative distance of a time per work from the median one."""
-    times = [1 / rate for rate in rates]
     middle = statistics.median(times)
     return max(abs(time / middle - 1) for time in times)
 
@@ -63,5 +65,5 @@ def _contest(sizes: Sequence[tuple[int, int]], quick: bool) -> Iterator[Contest]
     yield Contest(tuple(contestants), limits(["multiply-add"], quick))
 
 
-def _run(work: Evaluation, threads: int) -> tuple[ops.Array, ops.Array]:
+def _run(work: Evaluation, threads: int) -> Any:
     return ops.network_loss(work.genomes, NETWORK, work.x, work.y)

@@ -57,17 +57,15 @@ def _contest(precision: Precision, population: int, batch: int, quick: bool) -> 
     check = partial(check_evaluation, expected, TOLERANCE[precision], batch)
     dots = precision == "bf16" and has_bf16_dot()
     found = limits(["bf16 dot" if dots else "multiply-add"], quick)
-    absent = {library: why for library in ("torch", "jax") if (why := rivals.missing(library))}
-    if precision == "bf16":
-        absent.pop("jax", None)
-        if not dots:
-            absent["limit: bf16 dot"] = NO_BF16_DOT
-        others = () if "torch" in absent else (_bf16_rival(work),)
-        yield Contest((ours, *others), found, check, ours.name, missing=absent)
-        return
+    libraries = ("torch", "jax") if precision == "fp32" else ("torch",)
+    absent = {library: why for library in libraries if (why := rivals.missing(library))}
+    if precision == "bf16" and not dots:
+        absent["limit: bf16 dot"] = NO_BF16_DOT
+    others: list[Contestant] = []
+    if "torch" not in absent:
+        others = [_bf16_rival(work)] if precision == "bf16" else _torch_rivals(work)
     with rivals.JaxMap(population, batch) as jax_map:
-        others = () if "torch" in absent else _torch_rivals(work)
-        if "jax" not in absent:
+        if precision == "fp32" and "jax" not in absent:
             jax = Contestant(
                 "jax.lax.map, jit (own process)",
                 jax_map.run,
@@ -75,18 +73,18 @@ def _contest(precision: Precision, population: int, batch: int, quick: bool) -> 
                 "GFLOP/s",
                 cpu_clock=jax_map.cpu_clock,
             )
-            others = (*others, jax)
+            others.append(jax)
         yield Contest((ours, *others), found, check, ours.name, missing=absent)
 
 
-def _torch_rivals(work: Evaluation) -> tuple[Contestant, ...]:
+def _torch_rivals(work: Evaluation) -> list[Contestant]:
     population = len(work.genomes)
     runs = {
         "torch baddbmm, whole population": rivals.torch_chunks(work, population, population),
         f"torch baddbmm, {_CHUNK} networks": rivals.torch_chunks(work, population, _CHUNK),
         f"torch.func.vmap, {_CHUNK} networks": rivals.torch_vmap(work, _CHUNK),
     }
-    return tuple(Contestant(name, run, work.operations, "GFLOP/s") for name, run in runs.items())
+    return [Contestant(name, run, work.operations, "GFLOP/s") for name, run in runs.items()]
 
 
 def _bf16_rival(work: Evaluation) -> Contestant:

@@ -8,7 +8,6 @@ from contextlib import contextmanager
 from functools import partial
 
 import numpy as np
-import numpy.typing as npt
 
 from benchmarks import rivals, workload
 from benchmarks.harness import Cases, Contest, Contestant, MismatchError
@@ -24,8 +23,6 @@ SHARES = {
     "variation, mutation only": (0.0, 0.0),
 }
 """Shares of elites and of crossover children; mutants are the rest."""
-
-F64 = npt.NDArray[np.float64]
 
 _DEVIATIONS = 6.0  # standard deviations that a statistic may be off
 
@@ -84,7 +81,7 @@ def check_offspring(work: Variation, name: str, offspring: F32) -> None:
     """
     if offspring.shape != work.genomes.shape:
         raise MismatchError(f"{name}: expected {work.genomes.shape}, got {offspring.shape}")
-    before: F64 | None = None
+    before: F32 | None = None
     for slot, child in enumerate(offspring):
         first, second = work.genomes[work.parents[:, slot]]
         if slot < work.elites:
@@ -94,17 +91,17 @@ def check_offspring(work: Variation, name: str, offspring: F32) -> None:
         if slot < work.elites + work.crossed:
             if not ((child == first) | (child == second)).all():
                 raise MismatchError(f"{name}: offspring {slot} has genes of neither parent")
-            draws = np.where(child == first, 1.0, -1.0) * (first != second)
+            draws = (child == first).astype(np.float32) - (child == second)
         else:
-            draws = (child.astype(np.float64) - first) / work.sigma[slot]
-            _expect_zero(f"{name}: offspring {slot}: variance", (draws**2 - 1) / math.sqrt(2))
+            draws = (child - first) / work.sigma[slot]
+            _expect_zero(f"{name}: offspring {slot}: variance", (draws * draws - 1) / math.sqrt(2))
         _expect_zero(f"{name}: offspring {slot}: mean", draws)
         if before is not None:
             _expect_zero(f"{name}: offspring {slot}: draws of the one before", draws * before)
         before = draws
 
 
-def _expect_zero(what: str, values: F64) -> None:
+def _expect_zero(what: str, values: F32) -> None:
     """Raises MismatchError unless the mean of values of variance <= 1 could be 0."""
     mean = float(values.mean())
     allowed = _DEVIATIONS / math.sqrt(len(values))

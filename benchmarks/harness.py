@@ -15,13 +15,14 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from evokern import _cpu, set_threads
+from evokern.errors import EvokernError
 
 Unit = Literal["GFLOP/s", "GB/s", "ns/gene"]
 
 _SETTLE_S = 0.01  # libgomp's threads spin on for a while; that is not the next one's CPU time
 
 
-class MismatchError(Exception):
+class MismatchError(EvokernError):
     """A contestant did not compute what it should: there is nothing to time."""
 
 
@@ -109,7 +110,8 @@ def use_threads(threads: int) -> None:
 
 
 def measure(contest: Contest, rounds: int, threads: Sequence[int]) -> list[Result]:
-    """Checks all contestants, then times them and the limits in turn.
+    """Checks all contestants with every number of threads, which also warms them up (jit, memory
+    first written to), then times them and the limits in turn.
 
     Results come by number of threads: the limits, then the contestants. Raises MismatchError.
     """
@@ -118,9 +120,10 @@ def measure(contest: Contest, rounds: int, threads: Sequence[int]) -> list[Resul
     wall: dict[tuple[str, int], list[float]] = {(c.name, n): [] for n in threads for c in runners}
     cpu: dict[tuple[str, int], list[float]] = {key: [] for key in wall}
     try:
-        use_threads(max(threads))
-        for contestant in contest.contestants:
-            contest.check(contestant, contestant.run(max(threads)))
+        for count in threads:
+            use_threads(count)
+            for contestant in contest.contestants:
+                contest.check(contestant, contestant.run(count))
         for _ in range(rounds):
             for count in threads:
                 for contestant in runners:

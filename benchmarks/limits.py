@@ -73,6 +73,6 @@ def _limit(
 
 def _ones(count: int) -> npt.NDArray[np.float32]:
     """Written memory: pages nobody wrote to are all the same one, which never leaves the cache."""
-    array = allocate_genomes(1, count)[0]
+    array = allocate_genomes(1, count)
     array.fill(1.0)
-    return array
+    return array.reshape(count)

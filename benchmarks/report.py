@@ -78,7 +78,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise ArgumentError(message(f"--{name}", "integers >= 1", f"{list(values)}"))
     if options.csv is not None:
         _check_header(options.csv)
-    console = Console(highlight=False, width=None if sys.stdout.isatty() else _FILE_COLUMNS)
+    width = None if sys.stdout.isatty() else _FILE_COLUMNS
+    console = Console(highlight=False, markup=False, width=width)
     facts = machine()
     console.print(", ".join(f"{name} {value}" for name, value in facts.items()), soft_wrap=True)
     for name, cases in BENCHMARKS.items():

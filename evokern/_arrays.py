@@ -121,14 +121,33 @@ def empty(shape: tuple[int, ...], dtype: npt.DTypeLike, what: str) -> Host:
     return np.empty(shape, dtype)
 
 
-def output(out: Array | None, shape: tuple[int, ...], letters: str) -> Host:
-    """``out`` after checks, or a new float32 array of ``shape``."""
+def output(
+    out: Array | None, shape: tuple[int, ...], letters: str, *, in_place: str = "", **inputs: Host
+) -> Host:
+    """``out`` after checks, or a new float32 array of ``shape``.
+
+    The ``inputs`` must lie apart from ``out``; the one that ``in_place`` names may be ``out``.
+    """
     if out is None:
         return empty(shape, np.float32, f"out {letters}")
     array = expect("out", out, np.float32, letters, len(shape))
     expect_shape("out", array, letters, shape)
     expect_writable(array)
+    for name, given in inputs.items():
+        if name != in_place or not _same_place(array, given):
+            expect_apart(array, name, given)
     return array
+
+
+def expect_apart(out: Host, name: str, given: Host) -> None:
+    """Raises ArgumentError where ``out`` and ``given`` have an element in common."""
+    if np.may_share_memory(out, given) and np.shares_memory(out, given):
+        mend = "write to another array"
+        raise ArgumentError(message("out", f"memory apart from {name}", "an overlap", mend))
+
+
+def _same_place(a: Host, b: Host) -> bool:
+    return a.ctypes.data == b.ctypes.data and a.shape == b.shape and a.strides == b.strides
 
 
 def expect_writable(array: Host) -> None:

@@ -215,7 +215,7 @@ def mutate_sigma(
     tau = _finite("tau", tau)
     strength = expect("sigma", sigma, np.float32, "[S]", 1)
     _non_negative("sigma", strength)
-    target = output(out, strength.shape, "[S]")
+    target = output(out, strength.shape, "[S]", in_place="sigma", sigma=strength)
     if target.size:
         resolve("mutate_sigma", backend)(
             strength, tau=tau, seed=seed, generation=generation, first=first, out=target
@@ -252,7 +252,9 @@ def dense_forward(
     _check_precision(precision, backend)
     weights = expect("w", w, np.float32, "[P, I, O]", 3)
     population, inputs, outputs = weights.shape
-    if inputs > 1 and weights.strides[1] != outputs * 4:
+    if inputs < 1:
+        raise ShapeError(message("w", "[P, I, O] with I >= 1", f"{list(weights.shape)}"))
+    if weights.size and inputs > 1 and weights.strides[1] != outputs * 4:
         mend = "try np.ascontiguousarray(w)"
         raise LayoutError(
             message("w", "[P, I, O], each [I, O] in one piece", f"{weights.strides}", mend)
@@ -262,7 +264,8 @@ def dense_forward(
     values = expect("x", x, np.float32, "[S, B, I] or [B, I]", None)
     slots = _slots(index, population)
     batch = _batch(values, (inputs,), len(slots))
-    target = output(out, (len(slots), batch, outputs), "[S, B, O]")
+    shape = (len(slots), batch, outputs)
+    target = output(out, shape, "[S, B, O]", x=values, w=weights, b=bias)
     if target.size:
         resolve("dense_forward", backend)(
             values,
@@ -349,10 +352,11 @@ def affine(
     slots = _slots(index, len(gain))
     if len(slots) != len(values):
         raise ShapeError(message("x", f"[S={len(slots)}, B, C, ...]", f"{list(values.shape)}"))
-    target = output(out, values.shape, "[S, B, C, ...]")
+    inputs = {"x": values, "scale": gain, "shift": offset}
+    target = output(out, values.shape, "[S, B, C, ...]", in_place="x", **inputs)
     if target.size:
         resolve("affine", backend)(
-            _merged(values, 3), gain, offset, index=slots, out=_merged(target, 3)
+            _merged("x", values, 3), gain, offset, index=slots, out=_merged("out", target, 3)
         )
     return out if out is not None else like(x)(target)
 
@@ -381,7 +385,8 @@ def network_forward(
     _check_precision(precision, backend)
     pool, slots, values, batch = _evaluation(genomes, network, x, index)
     shape = (len(slots), batch, *network.output_shape)
-    target = output(out, shape, "[S, B, *output_shape]")
+    target = output(out, shape, "[S, B, *output_shape]", genomes=pool, x=values)
+    _merged("out", target, 2)
     if target.size:
         run = resolve("network_forward", backend)
         run(pool, network, values, index=slots, precision=precision, out=target)
@@ -586,21 +591,21 @@ def _evaluation(
     values = expect("x", x, np.float32, f"[B, {network.input_shape}]", None)
     slots = _slots(index, len(pool))
     batch = _batch(values, network.input_shape, len(slots))
-    _merged(values, values.ndim - len(network.input_shape))
+    _merged("x", values, values.ndim - len(network.input_shape))
     return pool, slots, values, batch
 
 
-def _merged(array: Host, axis: int) -> Host:
+def _merged(name: str, array: Host, axis: int) -> Host:
     """A view with all axes from ``axis`` on as one; LayoutError where that needs a copy."""
     shape = array.shape[:axis]
     size = math.prod(array.shape[axis:])
     if array.size and not array[(0,) * axis].flags.c_contiguous:
         raise LayoutError(
             message(
-                "x",
+                name,
                 "samples (channels) that lie in one piece",
                 f"strides {array.strides} bytes",
-                "try np.ascontiguousarray(x)",
+                f"try np.ascontiguousarray({name})",
             )
         )
     return array.reshape(*shape, size)
@@ -653,7 +658,7 @@ def _pool(
     if values.ndim < 3:
         raise ShapeError(message("x", "float32 [..., C, H, W]", f"{list(values.shape)}"))
     shape = (*values.shape[:-2], *pool_output(layer, *values.shape[-2:]))
-    target = output(out, shape, "[..., C, H', W']")
+    target = output(out, shape, "[..., C, H', W']", x=values)
     if target.size:
         images = _images("x", values)
         results = _images("out", target)

@@ -24,7 +24,7 @@ F64 = npt.NDArray[np.float64]
 
 _UNIT = 2.0**-24
 _INPUT_ROUNDING = dict(zip(PRECISIONS, (0.0, 2.0**-8, 2.0**-10), strict=True))
-_SMALLEST_NORMAL = 2.0**-126  # exp, and what is made of it, gives +0 for results below
+_SMALLEST_NORMAL = 2.0**-126  # exp gives +0 for results below, and so does AVX512-BF16
 
 # Their slopes reach 1.13. They multiply the input with a factor in [0, 1], so that the factor's
 # error counts as often as the input is large.
@@ -172,7 +172,8 @@ def _dense(x: Bounded, w: F64, b: F64, rounding: float, zero_mean: bool) -> Boun
     inputs = len(w)
     count = (2 * math.sqrt(inputs) if zero_mean else inputs) + 4
     products = np.abs(x.value) @ np.abs(w)
-    bound = x.bound @ np.abs(w) + count * _UNIT * (products + np.abs(b)) + 2 * rounding * products
+    sums = _UNIT * (products + np.abs(b)) + _SMALLEST_NORMAL
+    bound = x.bound @ np.abs(w) + count * sums + 2 * rounding * products
     return Bounded(x.value @ w + b, bound)
 
 

@@ -60,10 +60,16 @@ class Case:
 
     op: str
     name: str
-    make: Callable[[], Call]
+    make: partial[Call]
 
-    def run(self, backend: str) -> tuple[np.ndarray, ...]:
-        arguments, options = self.make()
+    @property
+    def options(self) -> dict[str, Any]:
+        """What `make` was told."""
+        return self.make.keywords
+
+    def run(self, backend: str, call: Call | None = None) -> tuple[np.ndarray, ...]:
+        """The op's results; ``call`` stands in for what `make` would give."""
+        arguments, options = self.make() if call is None else call
         result = getattr(ops, self.op)(*arguments, backend=backend, **options)
         return result if isinstance(result, tuple) else (result,)
 

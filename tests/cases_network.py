@@ -68,10 +68,10 @@ def dense_forward_cases() -> Iterator[Case]:
         yield case(f"{activation}, {values.__name__}", activation=activation, values=values)
     for slope in (0.25, 0.0, -1.5, 1e-40):
         yield case(f"slope {slope}", activation="leaky_relu", negative_slope=slope)
-    for inputs in (0, *ODD_SIZES, 127, 128, 129):
+    for inputs in (*ODD_SIZES, 127, 128, 129):
         yield case(f"{inputs} inputs", inputs=inputs)
-    for outputs in range(1, 14):
-        yield case(f"{outputs} outputs in depth", 2, 3, 300, outputs, activation="relu")
+    for outputs, batch in itertools.product(range(1, 26), (7, 35)):
+        yield case(f"{outputs} outputs, batch {batch}", 2, batch, 300, outputs, activation="relu")
     for batch in (*ODD_SIZES, 31, 32, 33, 63, 64, 65, 130):
         yield case(f"batch {batch}", batch=batch)
     for inputs, outputs in ((4096, 1), (1, 4096), (4096, 7), (1000, 129), (129, 1000)):
@@ -235,8 +235,8 @@ def network_forward_cases() -> Iterator[Case]:
     for (name, network), precision in itertools.product(NETWORKS.items(), ("fp32", "bf16")):
         slots, batch = (2, 3) if name in WIDE else (5, 35)
         for shared in (True, False):
-            options = {"shared": shared, "precision": precision}
-            yield case(f"{name}, {options}", network, slots, batch, **options)
+            text = f"{name}, shared={shared}, {precision}"
+            yield case(text, network, slots, batch, shared=shared, precision=precision)
     thesis, head = NETWORKS["thesis"], NETWORKS["head"]
     for batch, shared in itertools.product(
         (*ODD_SIZES, 31, 32, 33, 63, 64, 65, 130), (True, False)
@@ -295,7 +295,7 @@ def network_loss_cases() -> Iterator[Case]:
         itertools.product((True, False), repeat=3), ("cross_entropy", "mse"), ("fp32", "bf16")
     ):
         options = dict(zip(axes, choice, strict=True)) | {"loss": loss, "precision": precision}
-        yield case(f"{options}", **options)
+        yield case(", ".join(map(str, options.values())), **options)
     for batch, loss in itertools.product(
         (*ODD_SIZES, 31, 32, 33, 63, 64, 65, 130), ("cross_entropy", "mse")
     ):
@@ -314,3 +314,13 @@ def network_loss_cases() -> Iterator[Case]:
         yield case(f"{values.__name__} as logits, {loss}", logits, values=values, loss=loss)
         options = {"values": values, "loss": loss, "few_classes": True}
         yield case(f"{values.__name__} as logits, {loss}, classes", logits, **options)
+
+
+CASES = {
+    "dense_forward": list(dense_forward_cases()),
+    "max_pool2d": list(pool_cases("max_pool2d", [{}])),
+    "avg_pool2d": list(pool_cases("avg_pool2d", [{}, {"count_include_pad": False}])),
+    "affine": list(affine_cases()),
+    "network_forward": list(network_forward_cases()),
+    "network_loss": list(network_loss_cases()),
+}

@@ -141,7 +141,7 @@ def crossover_mutate_cases() -> Iterator[Case]:
         yield case(f"seed {seed}", seed=seed, mutation_rate=0.5)
     for share in (2.0**-33, 2.0**-34, 1e-7, 1 - 2.0**-33, 1 - 2.0**-34):
         yield case(f"share {share}", rate=share, mutation_rate=share)
-    yield Case("crossover_mutate", "streamed", _streamed)
+    yield case_maker("crossover_mutate", _streamed)("streamed")
 
 
 def _sigma(size: int, in_place: bool = False, **options: Any) -> Call:
@@ -160,3 +160,10 @@ def mutate_sigma_cases() -> Iterator[Case]:
     for place in ({"first": 2**32 - 9}, {"generation": 2**32 - 1}, {"seed": 2**64 - 1}):
         yield case(f"{place}", 17, **place)
     yield case("in place", 17, in_place=True)
+
+
+CASES = {
+    "init_genomes": list(init_genomes_cases()),
+    "crossover_mutate": list(crossover_mutate_cases()),
+    "mutate_sigma": list(mutate_sigma_cases()),
+}

@@ -9,28 +9,33 @@ import cases_network
 import cases_variation
 import numpy as np
 import pytest
-from cases import INSTRUCTION_SETS, Case, instruction_set
+from cases import (
+    INSTRUCTION_SETS,
+    Case,
+    F,
+    instruction_set,
+    numbers,
+    special_numbers,
+    threads,
+)
+from cases_variation import ROWS
 
-from evokern import _cpu
+from evokern import _cpu, ops
 from evokern._table import TABLE
+from evokern.layout import DenseGenes, GenomeLayout
+from evokern.network import Dense, Network
+from evokern.rules import CROSSOVER_KINDS
 from evokern.testing import (
+    assert_close,
     assert_same_bits,
+    error_bound,
     fill_outputs_with_nan,
+    loss_bound,
 )
 
 pytestmark = pytest.mark.cpp
 
-CASES = {
-    "init_genomes": list(cases_variation.init_genomes_cases()),
-    "crossover_mutate": list(cases_variation.crossover_mutate_cases()),
-    "mutate_sigma": list(cases_variation.mutate_sigma_cases()),
-    "dense_forward": list(cases_network.dense_forward_cases()),
-    "max_pool2d": list(cases_network.pool_cases("max_pool2d", [{}])),
-    "avg_pool2d": list(cases_network.pool_cases("avg_pool2d", [{}, {"count_include_pad": False}])),
-    "affine": list(cases_network.affine_cases()),
-    "network_forward": list(cases_network.network_forward_cases()),
-    "network_loss": list(cases_network.network_loss_cases()),
-}
+CASES = cases_variation.CASES | cases_network.CASES
 CALLS = [
     pytest.param(case, backend, id=f"{case}-{backend}")
     for op, row in TABLE.items()
@@ -42,7 +47,9 @@ CALLS = [
 
 @pytest.fixture(params=INSTRUCTION_SETS, scope="module", autouse=True)
 def _instruction_set(request: pytest.FixtureRequest) -> Iterator[None]:
-    with instruction_set(request.param):
+    # On one thread: OpenMP's wait for each other is long when others use the processor too.
+    # That the number of threads does not show is for test_ops_invariance.py.
+    with instruction_set(request.param), threads(1):
         yield
 
 
@@ -57,7 +64,7 @@ def expected(case: Case) -> tuple[np.ndarray, ...]:
 
 
 def is_bf16(case: Case) -> bool:
-    return case.make.keywords.get("precision") == "bf16"
+    return case.options.get("precision") == "bf16"
 
 
 def promises_bits(case: Case, backend: str) -> bool:
@@ -73,6 +80,75 @@ def test_every_op_has_cases() -> None:
 @pytest.mark.parametrize(("case", "backend"), CALLS)
 def test_same_bits_as_the_reference(case: Case, backend: str) -> None:
     if not promises_bits(case, backend):
-        pytest.skip("not promised")
+        pytest.skip("bits are not promised")
     for actual, reference in zip(run(case, backend), expected(case), strict=True):
         assert_same_bits(actual, reference)
+
+
+@pytest.mark.parametrize(
+    ("case", "backend"),
+    [
+        pytest.param(case, backend, id=f"{case}-{backend}")
+        for op, cases in CASES.items()
+        for case in cases
+        if is_bf16(case) and case.options.get("loss") != "mse"
+        if case.options.get("values", numbers) is not special_numbers
+        for backend in TABLE[op].functions
+    ],
+)
+def test_bf16_is_within_the_error_bound(case: Case, backend: str) -> None:
+    arguments, options = case.make()
+    if case.op == "dense_forward":
+        x, w, b = arguments
+        layer = Dense(w.shape[2], options.get("activation", "identity"))
+        network = Network((layer,), (w.shape[1],))
+        genomes = np.concatenate([w.reshape(len(w), -1), b], axis=1)
+    else:
+        genomes, network, x, *_ = arguments
+    index = options["index"]
+    bound = error_bound(network, genomes, x, index=index, precision="bf16", zero_mean=True)
+    if case.op == "network_loss":
+        bound = loss_bound(bound, arguments[3], options.get("classes"))
+    assert_close(run(case, backend)[0], *bound)
+
+
+def test_out_is_written_and_nothing_beside_it() -> None:
+    memory = np.full((7, 29), 5, F)
+    layout = GenomeLayout((DenseGenes(2, 8),))
+    out = memory[1:6, 3:27]
+    assert ops.init_genomes(layout, 5, seed=1, out=out) is out
+    genomes = out.copy()
+    assert_same_bits(genomes, ops.init_genomes(layout, 5, seed=1))
+    parents = np.array([[4, 3, 2, 1, 0]], np.int32)
+    result = ops.crossover_mutate(genomes, parents, np.zeros(5, F), seed=1, generation=0, out=out)
+    assert result is out
+    assert_same_bits(out, genomes[::-1])
+    out[...] = 5
+    assert (memory == 5).all()
+
+
+@pytest.mark.parametrize("sigma", [0, 0.5])
+def test_rows_of_out_that_no_slot_names_are_left_alone(sigma: float) -> None:
+    genomes, out = numbers(3, 257), np.full((9, 257), 5, F)
+    slots = {"parents": np.array([[0, 1], [2, 0]], np.int32), "sigma": np.full(2, sigma, F)}
+    place = {"seed": 1, "generation": 2}
+    rows = np.array([7, 2], np.int32)
+    for kind in ("uniform", "rows"):
+        options = {"kind": kind, "layout": ROWS, **slots, **place}
+        assert ops.crossover_mutate(genomes, out=out, out_rows=rows, **options) is out
+        assert_same_bits(out[rows], ops.crossover_mutate(genomes, **options))
+        assert (np.delete(out, rows, axis=0) == 5).all()
+
+
+def test_copies_keep_every_bit_of_nan() -> None:
+    payloads = np.arange(0x7F800001, 0x7F800001 + 257, dtype=np.uint32)
+    genomes = np.stack([payloads, payloads | 0x80400000]).view(F)
+    parents, sigma = np.array([[0, 1, 0], [1, 1, 0]], np.int32), np.zeros(3, F)
+    for kind in CROSSOVER_KINDS:
+        child = ops.crossover_mutate(
+            genomes, parents, sigma, kind=kind, layout=ROWS, seed=1, generation=0
+        )
+        slots = [1, 2] if kind == "arithmetic" else [0, 1, 2]
+        bits, pool = child.view(np.uint32), genomes.view(np.uint32)
+        assert (bits[1:] == pool[[1, 0]]).all()
+        assert ((bits[slots] == pool[0]) | (bits[slots] == pool[1])).all()

@@ -137,9 +137,9 @@ void dense_units(DenseOperands<typename A::Scalar> d, i64 units, i64 depth, bool
 template <class A, int C>
 void dense_columns(const DenseOperands<typename A::Scalar>& whole, i64 depth, i64 units, bool relu,
                    Lookahead& lookahead) {
-  const i64 chunks = (depth + kDepth - 1) / kDepth;
+  const i64 chunks = depth > 0 ? (depth + kDepth - 1) / kDepth : 1;  // no inputs: y = b
   const i64 chunk = (depth + chunks - 1) / chunks;
-  for (i64 k = 0; k < depth; k += chunk) {
+  for (i64 k = 0, left = chunks; left > 0; k += chunk, --left) {
     const i64 count = k + chunk < depth ? chunk : depth - k;
     DenseOperands<typename A::Scalar> d = whole;
     d.x += k * kTile;

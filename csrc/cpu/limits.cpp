@@ -17,8 +17,8 @@ constexpr i64 kBlock = 1024;
 // A result nobody reads would not be computed.
 EVK_INLINE void use(Float value) { asm volatile("" : : "m"(value)); }
 
-// The multiply-add of the dense kernels (A) on registers alone. A step does `operations` per sum and
-// lane; returns how many were done.
+// The multiply-add of the dense kernels (A) on registers alone. A step does `operations` per sum
+// and lane; returns how many were done.
 template <class A>
 i64 multiply_adds(const MachineLimitParams& p, i64 operations) {
   const auto* in = reinterpret_cast<const typename A::Scalar*>(p.in);

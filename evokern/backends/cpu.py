@@ -251,7 +251,12 @@ def _pool2d(
 ) -> None:
     images = x.reshape(-1, *x.shape[2:])
     results = out.reshape(-1, *out.shape[2:])
-    _cpu.pool2d(images, results, list(geometry), largest, count_include_pad)
+    if np.may_share_memory(results, out):
+        _cpu.pool2d(images, results, list(geometry), largest, count_include_pad)
+        return
+    # Channels and images are not at one distance from each other.
+    for image, result in zip(x, out, strict=True):
+        _cpu.pool2d(image, result, list(geometry), largest, count_include_pad)
 
 
 use_instruction_set(os.environ.get("EVOKERN_ISA") or None)

@@ -13,15 +13,10 @@ naming the argument, what was expected, what came and the mend.
 
 from __future__ import annotations
 
-import math
-from typing import Any
-
 import numpy as np
-import numpy.typing as npt
 
 from evokern._arrays import (
     Array,
-    Host,
     empty,
     expect,
     expect_range,
@@ -30,8 +25,29 @@ from evokern._arrays import (
     output,
     to_host,
 )
+from evokern._checks import (
+    arithmetic_weights,
+    batch_of,
+    check_precision,
+    class_counts,
+    evaluation,
+    expect_apart,
+    expect_either,
+    finite,
+    images_of,
+    integer,
+    labels_of,
+    layout_for_rows,
+    merged,
+    non_negative,
+    one_of,
+    random_place,
+    rows_of_out,
+    share,
+    slots_of,
+)
 from evokern._table import resolve
-from evokern.errors import ArgumentError, BackendError, DtypeError, LayoutError, ShapeError, message
+from evokern.errors import LayoutError, ShapeError, message
 from evokern.layout import GenomeLayout
 from evokern.memory import check_fits
 from evokern.network import ACTIVATIONS, ActivationName, AvgPool2d, MaxPool2d, Network, pool_output
@@ -40,7 +56,6 @@ from evokern.rules import (
     DISTRIBUTIONS,
     INIT_SCHEMES,
     LOSSES,
-    PRECISIONS,
     CrossoverKind,
     Distribution,
     InitScheme,
@@ -59,9 +74,6 @@ __all__ = [
     "network_forward",
     "network_loss",
 ]
-
-_UINT32_MAX = 2**32 - 1
-_UINT64_MAX = 2**64 - 1
 
 
 def init_genomes(
@@ -89,9 +101,9 @@ def init_genomes(
 
     Source of the numbers: Philox stream INIT (design section 5).
     """
-    _one_of("scheme", scheme, INIT_SCHEMES)
-    n = _integer("n", n, 0, 2**31 - 1)
-    _random_place(seed, 0, first)
+    one_of("scheme", scheme, INIT_SCHEMES)
+    n = integer("n", n, 0, 2**31 - 1)
+    random_place(seed, 0, first)
     if out is None:
         check_fits(n * layout.size * 4, "out [n, G]", rows=n)
     target = output(out, (n, layout.size), "[n, G]")
@@ -145,10 +157,10 @@ def crossover_mutate(
         out_rows: int32 [S], distinct rows of ``out`` to write to.
         backend: see the module.
     """
-    _one_of("kind", kind, CROSSOVER_KINDS)
-    _one_of("distribution", distribution, DISTRIBUTIONS)
-    rate, mutation_rate = _share("rate", rate), _share("mutation_rate", mutation_rate)
-    _random_place(seed, generation, first)
+    one_of("kind", kind, CROSSOVER_KINDS)
+    one_of("distribution", distribution, DISTRIBUTIONS)
+    rate, mutation_rate = share("rate", rate), share("mutation_rate", mutation_rate)
+    random_place(seed, generation, first)
     pool = expect("genomes", genomes, np.float32, "[P, G]", 2)
     chosen = expect("parents", parents, np.int32, f"[R, S] with entries < P={len(pool)}", 2)
     if len(chosen) < 1:
@@ -157,11 +169,11 @@ def crossover_mutate(
     expect_range("parents", chosen, 0, len(pool) - 1, "rows of genomes")
     strength = expect("sigma", sigma, np.float32, "[S]", 1)
     expect_shape("sigma", strength, "[S]", (slots,))
-    _non_negative("sigma", strength)
+    non_negative("sigma", strength)
     if kind == "rows":
-        layout = _layout_for_rows(layout, genes)
-    shares = _arithmetic_weights(weights, chosen.shape) if kind == "arithmetic" else None
-    rows = None if out_rows is None else _out_rows(out_rows, out, slots)
+        layout = layout_for_rows(layout, genes)
+    shares = arithmetic_weights(weights, chosen.shape) if kind == "arithmetic" else None
+    rows = None if out_rows is None else rows_of_out(out_rows, out, slots)
     if out is None:
         check_fits(slots * genes * 4, "out [S, G]", rows=slots)
         target = output(None, (slots, genes), "[S, G]")
@@ -169,7 +181,7 @@ def crossover_mutate(
         letters = "[S, G]" if rows is None else "[Q, G]"
         height = slots if rows is None else len(to_host("out", out))
         target = output(out, (height, genes), letters)
-        _expect_apart(target, pool, chosen, rows)
+        expect_apart(target, pool, chosen, rows)
     if slots and genes:
         resolve("crossover_mutate", backend)(
             pool,
@@ -211,10 +223,10 @@ def mutate_sigma(
         out: float32 [S] to write to; may be ``sigma`` itself.
         backend: see the module.
     """
-    _random_place(seed, generation, first)
-    tau = _finite("tau", tau)
+    random_place(seed, generation, first)
+    tau = finite("tau", tau)
     strength = expect("sigma", sigma, np.float32, "[S]", 1)
-    _non_negative("sigma", strength)
+    non_negative("sigma", strength)
     target = output(out, strength.shape, "[S]", in_place="sigma", sigma=strength)
     if target.size:
         resolve("mutate_sigma", backend)(
@@ -248,8 +260,8 @@ def dense_forward(
         out: float32 [S, B, O] to write to.
         backend: see the module.
     """
-    _one_of("activation", activation, ACTIVATIONS)
-    _check_precision(precision, backend)
+    one_of("activation", activation, ACTIVATIONS)
+    check_precision(precision, backend)
     weights = expect("w", w, np.float32, "[P, I, O]", 3)
     population, inputs, outputs = weights.shape
     if inputs < 1:
@@ -262,8 +274,8 @@ def dense_forward(
     bias = expect("b", b, np.float32, "[P, O]", 2)
     expect_shape("b", bias, "[P, O]", (population, outputs))
     values = expect("x", x, np.float32, "[S, B, I] or [B, I]", None)
-    slots = _slots(index, population)
-    batch = _batch(values, (inputs,), len(slots))
+    slots = slots_of(index, population)
+    batch = batch_of(values, (inputs,), len(slots))
     shape = (len(slots), batch, outputs)
     target = output(out, shape, "[S, B, O]", x=values, w=weights, b=bias)
     if target.size:
@@ -349,14 +361,14 @@ def affine(
     expect_shape("scale", gain, "[P, C]", (len(gain), values.shape[2]))
     offset = expect("shift", shift, np.float32, "[P, C]", 2)
     expect_shape("shift", offset, "[P, C]", gain.shape)
-    slots = _slots(index, len(gain))
+    slots = slots_of(index, len(gain))
     if len(slots) != len(values):
         raise ShapeError(message("x", f"[S={len(slots)}, B, C, ...]", f"{list(values.shape)}"))
     inputs = {"x": values, "scale": gain, "shift": offset}
     target = output(out, values.shape, "[S, B, C, ...]", in_place="x", **inputs)
     if target.size:
         resolve("affine", backend)(
-            _merged("x", values, 3), gain, offset, index=slots, out=_merged("out", target, 3)
+            merged("x", values, 3), gain, offset, index=slots, out=merged("out", target, 3)
         )
     return out if out is not None else like(x)(target)
 
@@ -382,11 +394,11 @@ def network_forward(
         out: float32 [S, B, *output_shape] to write to.
         backend: see the module.
     """
-    _check_precision(precision, backend)
-    pool, slots, values, batch = _evaluation(genomes, network, x, index)
+    check_precision(precision, backend)
+    pool, slots, values, batch = evaluation(genomes, network, x, index)
     shape = (len(slots), batch, *network.output_shape)
     target = output(out, shape, "[S, B, *output_shape]", genomes=pool, x=values)
-    _merged("out", target, 2)
+    merged("out", target, 2)
     if target.size:
         run = resolve("network_forward", backend)
         run(pool, network, values, index=slots, precision=precision, out=target)
@@ -414,19 +426,19 @@ def network_loss(
         classes: int32 [S]: outputs past a slot's class count take no part in loss and argmax.
         loss: ``cross_entropy`` (Eq. 5.5) or ``mse``; with ``mse`` no prediction counts as correct.
     """
-    _one_of("loss", loss, LOSSES)
-    _check_precision(precision, backend)
+    one_of("loss", loss, LOSSES)
+    check_precision(precision, backend)
     if len(network.output_shape) != 1:
         got = f"{list(network.output_shape)}"
         raise ShapeError(message("network", "a flat output [O]", got, "add Flatten() at the end"))
-    pool, slots, values, batch = _evaluation(genomes, network, x, index)
+    pool, slots, values, batch = evaluation(genomes, network, x, index)
     outputs = network.output_shape[0]
-    counts = None if classes is None else _class_counts(classes, len(slots), outputs)
+    counts = None if classes is None else class_counts(classes, len(slots), outputs)
     if loss == "mse":
         targets = expect("y", y, np.float32, "[B, O] or [S, B, O]", None)
-        _expect_either("y", targets, (batch, outputs), len(slots))
+        expect_either("y", targets, (batch, outputs), len(slots))
     else:
-        targets = _labels(y, batch, outputs, counts, len(slots))
+        targets = labels_of(y, batch, outputs, counts, len(slots))
     losses = empty((len(slots),), np.float32, "loss [S]")
     correct = empty((len(slots),), np.int32, "correct [S]")
     if len(slots):
@@ -446,206 +458,6 @@ def network_loss(
     return kind(losses), kind(correct)
 
 
-def _one_of(name: str, value: str, names: tuple[str, ...]) -> None:
-    if value not in names:
-        raise ArgumentError(message(name, f"one of {list(names)}", repr(value)))
-
-
-def _integer(name: str, value: int, least: int, most: int) -> int:
-    if isinstance(value, bool) or not isinstance(value, (int, np.integer)):
-        raise DtypeError(message(name, "an int", f"{type(value).__name__} {value!r}"))
-    if not least <= value <= most:
-        raise ArgumentError(message(name, f"an int in [{least}, {most}]", str(value)))
-    return int(value)
-
-
-def _random_place(seed: int, generation: int, first: int) -> None:
-    _integer("seed", seed, 0, _UINT64_MAX)
-    _integer("generation", generation, 0, _UINT32_MAX)
-    _integer("first", first, 0, _UINT32_MAX)
-
-
-def _share(name: str, value: float) -> float:
-    if not 0.0 <= value <= 1.0:
-        raise ArgumentError(message(name, "a probability in [0, 1]", repr(value)))
-    return float(value)
-
-
-def _finite(name: str, value: float) -> float:
-    if not (math.isfinite(value) and value >= 0):
-        raise ArgumentError(message(name, "a finite number >= 0", repr(value)))
-    return float(value)
-
-
-def _non_negative(name: str, array: Host) -> None:
-    bad = ~(np.isfinite(array) & (array >= 0))
-    if bad.any():
-        slot = int(bad.argmax())
-        got = f"{name}[{slot}] = {array[slot]}"
-        raise ArgumentError(message(name, "finite numbers >= 0", got))
-
-
-def _check_precision(precision: str, backend: str) -> None:
-    _one_of("precision", precision, PRECISIONS)
-    if precision == "tf32" and backend in ("auto", "cpu", "reference"):
-        raise BackendError("precision: tf32 is a GPU format; on the host there are fp32 and bf16")
-
-
-def _layout_for_rows(layout: GenomeLayout | None, genes: int) -> GenomeLayout:
-    if layout is None:
-        mend = "pass layout=network.layout"
-        raise ArgumentError(message("layout", "a GenomeLayout for kind='rows'", "None", mend))
-    if layout.size != genes:
-        raise ShapeError(message("layout", f"a layout of G={genes} genes", f"{layout.size} genes"))
-    return layout
-
-
-def _arithmetic_weights(weights: Array | None, shape: tuple[int, ...]) -> Host:
-    if weights is None:
-        return np.full(shape, np.float32(1) / np.float32(shape[0]), np.float32)
-    shares = expect("weights", weights, np.float32, "[R, S]", 2)
-    expect_shape("weights", shares, "[R, S]", shape)
-    sums = shares.astype(np.float64).sum(axis=0)
-    if not ((shares >= 0).all() and (abs(sums - 1) <= 1e-6).all()):
-        slot = int((~((shares >= 0).all(axis=0) & (abs(sums - 1) <= 1e-6))).argmax())
-        raise ArgumentError(
-            message(
-                "weights",
-                "non-negative shares that sum to 1 within 1e-6 per offspring",
-                f"weights[:, {slot}] = {shares[:, slot].tolist()}",
-                "divide by their sum",
-            )
-        )
-    return shares
-
-
-def _out_rows(out_rows: Array, out: Array | None, slots: int) -> Host:
-    if out is None:
-        raise ArgumentError(message("out", "an array [Q, G] with out_rows", "None"))
-    rows = expect("out_rows", out_rows, np.int32, "[S]", 1)
-    expect_shape("out_rows", rows, "[S]", (slots,))
-    expect_range("out_rows", rows, 0, len(to_host("out", out)) - 1, "rows of out")
-    if len(np.unique(rows)) != slots:
-        raise ArgumentError(message("out_rows", "distinct rows", "a row named twice"))
-    return rows
-
-
-def _expect_apart(out: Host, genomes: Host, parents: Host, rows: Host | None) -> None:
-    """Refuses an ``out`` whose written rows hold a parent of this call."""
-    if not np.may_share_memory(out, genomes):
-        return
-    same_rows = (
-        out.ctypes.data == genomes.ctypes.data
-        and out.strides[0] == genomes.strides[0]
-        and out.shape[1] == genomes.shape[1]
-    )
-    if same_rows and rows is not None:
-        clash = np.intersect1d(rows, parents)
-        if not clash.size:
-            return
-        got = f"row {clash[0]}, a parent of this call"
-        raise ArgumentError(message("out_rows", "rows of out that are no parents", got))
-    if np.shares_memory(out, genomes):
-        mend = "write to another array, or pass out_rows without parents"
-        raise ArgumentError(message("out", "memory apart from genomes", "an overlap", mend))
-
-
-def _slots(index: Array | None, population: int) -> Host:
-    if index is None:
-        return np.arange(population, dtype=np.int32)
-    slots = expect("index", index, np.int32, f"[S] with entries < P={population}", 1)
-    expect_range("index", slots, 0, population - 1, "individuals")
-    return slots
-
-
-def _batch(x: Host, sample: tuple[int, ...], slots: int) -> int:
-    """B of x [B, *sample] or [S, B, *sample]; the error shows both readings."""
-    axes = len(sample)
-    if x.ndim == axes + 1 and x.shape[1:] == sample:
-        batch = x.shape[0]
-    elif x.ndim == axes + 2 and x.shape[2:] == sample and x.shape[0] == slots:
-        batch = x.shape[1]
-    else:
-        inner = ", ".join(str(n) for n in sample)
-        raise ShapeError(
-            message(
-                "x",
-                f"[B, {inner}] (one batch for all slots) or [S={slots}, B, {inner}]",
-                f"{list(x.shape)}",
-            )
-        )
-    if batch < 1:
-        raise ShapeError(message("x", "a batch of B >= 1 samples", f"{list(x.shape)}"))
-    return int(batch)
-
-
-def _evaluation(
-    genomes: Array, network: Network, x: Array, index: Array | None
-) -> tuple[Host, Host, Host, int]:
-    """Checked genomes [P, G], index [S], x and B. x keeps its batch axes' strides."""
-    if not isinstance(network, Network):
-        raise DtypeError(message("network", "an evokern Network", type(network).__name__))
-    genes = network.layout.size
-    pool = expect("genomes", genomes, np.float32, f"[P, G={genes}]", 2)
-    expect_shape("genomes", pool, "[P, G]", (len(pool), genes))
-    values = expect("x", x, np.float32, f"[B, {network.input_shape}]", None)
-    slots = _slots(index, len(pool))
-    batch = _batch(values, network.input_shape, len(slots))
-    _merged("x", values, values.ndim - len(network.input_shape))
-    return pool, slots, values, batch
-
-
-def _merged(name: str, array: Host, axis: int) -> Host:
-    """A view with all axes from ``axis`` on as one; LayoutError where that needs a copy."""
-    shape = array.shape[:axis]
-    size = math.prod(array.shape[axis:])
-    if array.size and not array[(0,) * axis].flags.c_contiguous:
-        raise LayoutError(
-            message(
-                name,
-                "samples (channels) that lie in one piece",
-                f"strides {array.strides} bytes",
-                f"try np.ascontiguousarray({name})",
-            )
-        )
-    return array.reshape(*shape, size)
-
-
-def _class_counts(classes: Array, slots: int, outputs: int) -> Host:
-    counts = expect("classes", classes, np.int32, "[S]", 1)
-    expect_shape("classes", counts, "[S]", (slots,))
-    expect_range("classes", counts, 1, outputs, "outputs of the network")
-    return counts
-
-
-def _expect_either(name: str, array: Host, shape: tuple[int, ...], slots: int) -> None:
-    if array.shape not in (shape, (slots, *shape)):
-        raise ShapeError(
-            message(name, f"{list(shape)} or {[slots, *shape]}", f"{list(array.shape)}")
-        )
-
-
-def _labels(
-    y: Array, batch: int, outputs: int, classes: Host | None, slots: int
-) -> npt.NDArray[Any]:
-    labels = to_host("y", y)
-    if labels.dtype.kind not in "iu":
-        mend = "try y.astype(np.int64)"
-        raise DtypeError(message("y", "integer labels [B] or [S, B]", str(labels.dtype), mend))
-    _expect_either("y", labels, (batch,), slots)
-    labels = np.ascontiguousarray(labels, np.int64)
-    if classes is None:
-        expect_range("y", labels, 0, outputs - 1, "classes of the network")
-    elif slots:
-        expect_range("y", labels, 0, outputs - 1, "classes of the network")
-        largest = labels.max() if labels.ndim == 1 else labels.max(axis=1)
-        if (largest >= classes).any():
-            slot = int((np.broadcast_to(largest, classes.shape) >= classes).argmax())
-            got = f"a label {np.broadcast_to(largest, classes.shape)[slot]} in slot {slot}"
-            raise ArgumentError(message("y", f"labels < classes[{slot}]={classes[slot]}", got))
-    return labels
-
-
 def _pool(
     x: Array,
     layer: MaxPool2d | AvgPool2d,
@@ -660,16 +472,7 @@ def _pool(
     shape = (*values.shape[:-2], *pool_output(layer, *values.shape[-2:]))
     target = output(out, shape, "[..., C, H', W']", x=values)
     if target.size:
-        images = _images("x", values)
-        results = _images("out", target)
+        images = images_of("x", values)
+        results = images_of("out", target)
         resolve(op, backend)(images, geometry=layer.geometry(), out=results, **options)
     return out if out is not None else like(x)(target)
-
-
-def _images(name: str, array: Host) -> Host:
-    """A view [N, C, H, W]; LayoutError where the leading axes are not one run of images."""
-    view = array.reshape(-1, *array.shape[-3:]) if array.ndim != 4 else array
-    if view.size and not np.may_share_memory(view, array):
-        mend = f"try np.ascontiguousarray({name})"
-        raise LayoutError(message(name, "images that follow each other", "gaps", mend))
-    return view

@@ -198,7 +198,7 @@ def test_rows_are_aligned_for_kernels():
 def test_the_command_runs_and_says_where_everything_is(digits, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(datasets, "load", lambda name: replace(digits, name=name))
     monkeypatch.chdir(tmp_path)
-    settings = "--population 10 --batch 32 --generations 3 --log-every 1".split()
+    settings = ["--population", "10", "--batch", "32", "--generations", "3", "--log-every", "1"]
     assert main(["ea", "mnist", "--preset", "demo", *settings]) == 0
     output = capsys.readouterr().out
     assert "generation 3/3" in output

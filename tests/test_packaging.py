@@ -22,7 +22,7 @@ LAYERS = [
     "_version errors memory layout network lineage rules",
     "_cpu backends",
     "_table",
-    "_arrays",
+    "_arrays _checks",
     "ops",
     "population selection schedules nes checkpoint metrics plots progress",
     "problems",

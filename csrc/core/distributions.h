@@ -3,7 +3,7 @@
 // are the same everywhere (design section 5).
 #pragma once
 
-#include "core/element.h"
+#include "core/activation.h"
 
 EVK_NAMESPACE_BEGIN
 
@@ -15,21 +15,10 @@ template <class F>
 EVK_INLINE F log_unit(Uint<F> word) {
   using E = Element<F>;
   const Uint<F> bits = E::bits(E::to_float(E::as_int((word >> 8) + 1u)));
-  // 2^e times a mantissa in (sqrt(1/2), sqrt(2)]: 0x3f3504f4 follows sqrt(1/2).
+  // k = 2^e times a mantissa in (sqrt(1/2), sqrt(2)]: 0x3f3504f4 follows sqrt(1/2).
   const typename E::Int e = E::as_int(bits - 0x3f3504f4u) >> 23;
-  const F x = E::from_bits(bits - (E::as_uint(e) << 23)) + -1.0f;
-  const F z = x * x;
-  F y = x * 7.0376836292e-2f + -1.1514610310e-1f;
-  y = y * x + 1.1676998740e-1f;
-  y = y * x + -1.2420140846e-1f;
-  y = y * x + 1.4249322787e-1f;
-  y = y * x + -1.6668057665e-1f;
-  y = y * x + 2.0000714765e-1f;
-  y = y * x + -2.4999993993e-1f;
-  y = y * x + 3.3333331174e-1f;
-  y = (y * x) * z;
-  y = y + z * -0.5f;
-  return (x + y) + E::to_float(e - 24) * 0.69314718056f;
+  const F mantissa = E::from_bits(bits - (E::as_uint(e) << 23));
+  return log_reduced<F>(mantissa, E::to_float(e - 24));
 }
 
 template <class F>

@@ -1,11 +1,10 @@
 // evokern._cpu: chooses the instruction set and hands checked NumPy arrays to the kernels as
-// pointers and strides. The checks of shapes, types and values are in evokern/ops.py; this module is
-// private and trusts its caller.
+// pointers and strides. The checks of shapes, types and values are in evokern/ops.py; this module
+// is private and trusts its caller.
+#include <omp.h>
 #include <pybind11/numpy.h>
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
-
-#include <omp.h>
 
 #include <cstdlib>
 #include <memory>
@@ -20,9 +19,9 @@
 #undef EVK_ISA
 
 namespace evk {
-#define EVK_DECLARE_ISA(isa)                          \
-  namespace isa {                                     \
-  EVK_FOR_EACH_KERNEL(EVK_DECLARE_KERNEL)             \
+#define EVK_DECLARE_ISA(isa)                             \
+  namespace isa {                                        \
+  EVK_FOR_EACH_KERNEL(EVK_DECLARE_KERNEL)                \
   int64_t network_workspace_bytes(const NetworkParams&); \
   }
 #if defined(EVK_X86)
@@ -60,7 +59,7 @@ bool has_avx512_bf16() { return has_avx512() && __builtin_cpu_supports("avx512bf
 
 #define EVK_ISA_ENTRY(isa, lanes, bf16, supported)                                             \
   Kernels {                                                                                    \
-#isa, lanes, bf16, supported, evk::isa::init_genomes, evk::isa::crossover_mutate,              \
+    #isa, lanes, bf16, supported, evk::isa::init_genomes, evk::isa::crossover_mutate,          \
         evk::isa::mutate_sigma, evk::isa::network, evk::isa::max_pool2d, evk::isa::avg_pool2d, \
         evk::isa::affine, evk::isa::machine_limit, evk::isa::network_workspace_bytes           \
   }
@@ -144,9 +143,14 @@ std::vector<evk::DenseBlock> blocks_of(const Array& blocks, const OptionalArray&
 void init_genomes(const Array& out, const Array& blocks, const Array& scales, int scheme,
                   uint64_t seed, uint32_t first) {
   const std::vector<evk::DenseBlock> list = blocks_of(blocks, scales);
-  const evk::InitGenomesParams p{mutable_data<float>(out), stride(out, 0), out.shape(0),
-                                 list.data(), static_cast<int64_t>(list.size()),
-                                 static_cast<evk::InitScheme>(scheme), seed, first};
+  const evk::InitGenomesParams p{mutable_data<float>(out),
+                                 stride(out, 0),
+                                 out.shape(0),
+                                 list.data(),
+                                 static_cast<int64_t>(list.size()),
+                                 static_cast<evk::InitScheme>(scheme),
+                                 seed,
+                                 first};
   const py::gil_scoped_release release;
   active->init_genomes(p);
 }
@@ -187,17 +191,35 @@ void crossover_mutate(const Array& genomes, const Array& parents, const Array& s
 
 void mutate_sigma(const Array& sigma, const Array& out, float tau, uint64_t seed,
                   uint32_t generation, uint32_t first) {
-  const evk::MutateSigmaParams p{data<float>(sigma), mutable_data<float>(out), sigma.shape(0), tau,
-                                 seed, generation, first};
+  const evk::MutateSigmaParams p{
+      data<float>(sigma), mutable_data<float>(out), sigma.shape(0), tau, seed, generation, first};
   const py::gil_scoped_release release;
   active->mutate_sigma(p);
 }
 
 // A row of the step table that evokern/backends/cpu.py makes of a network.
 enum StepField {
-  kKind, kActivation, kInputs, kOutputs, kWeightBank, kWeightOffset, kBiasBank, kBiasOffset,
-  kChannels, kHeight, kWidth, kKernelHeight, kKernelWidth, kStrideHeight, kStrideWidth,
-  kPadHeight, kPadWidth, kOutHeight, kOutWidth, kCountIncludePad, kStepFields
+  kKind,
+  kActivation,
+  kInputs,
+  kOutputs,
+  kWeightBank,
+  kWeightOffset,
+  kBiasBank,
+  kBiasOffset,
+  kChannels,
+  kHeight,
+  kWidth,
+  kKernelHeight,
+  kKernelWidth,
+  kStrideHeight,
+  kStrideWidth,
+  kPadHeight,
+  kPadWidth,
+  kOutHeight,
+  kOutWidth,
+  kCountIncludePad,
+  kStepFields
 };
 
 std::vector<evk::Step> steps_of(const Array& table, const Array& slopes,
@@ -257,8 +279,7 @@ evk::NetworkParams network_params(const std::vector<evk::Step>& steps, const Arr
 
 void run_network(evk::NetworkParams& p) {
   const auto bytes = static_cast<size_t>(active->network_workspace_bytes(p));
-  const std::unique_ptr<void, AlignedDelete> workspace(
-      ::operator new(bytes, std::align_val_t{64}));
+  const std::unique_ptr<void, AlignedDelete> workspace(::operator new(bytes, std::align_val_t{64}));
   p.workspace = workspace.get();
   active->network(p);
 }
@@ -349,8 +370,12 @@ void affine(const Array& x, const Array& scale, const Array& shift, const Array&
 // Floating-point operations or bytes of all threads; 0 where the instruction set lacks them.
 int64_t machine_limit(int limit, const Array& in, const Array& out, int64_t steps) {
   int64_t work = 0;
-  const evk::MachineLimitParams p{static_cast<evk::MachineLimit>(limit), steps, data<float>(in),
-                                  mutable_data<float>(out), in.shape(0), &work};
+  const evk::MachineLimitParams p{static_cast<evk::MachineLimit>(limit),
+                                  steps,
+                                  data<float>(in),
+                                  mutable_data<float>(out),
+                                  in.shape(0),
+                                  &work};
   const py::gil_scoped_release release;
   active->machine_limit(p);
   return work;

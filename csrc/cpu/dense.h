@@ -155,10 +155,18 @@ void dense_tile(DenseOperands<typename A::Scalar> d, i64 depth, i64 units, i64 s
                 Lookahead& lookahead) {
   for (i64 done = 0; done < samples; done += kColumns * kLanes) {
     switch ((samples - done + kLanes - 1) / kLanes) {
-      case 1: dense_columns<A, 1>(d, depth, units, relu, lookahead); break;
-      case 2: dense_columns<A, 2>(d, depth, units, relu, lookahead); break;
-      case 3: dense_columns<A, 3>(d, depth, units, relu, lookahead); break;
-      default: dense_columns<A, 4>(d, depth, units, relu, lookahead); break;
+      case 1:
+        dense_columns<A, 1>(d, depth, units, relu, lookahead);
+        break;
+      case 2:
+        dense_columns<A, 2>(d, depth, units, relu, lookahead);
+        break;
+      case 3:
+        dense_columns<A, 3>(d, depth, units, relu, lookahead);
+        break;
+      default:
+        dense_columns<A, 4>(d, depth, units, relu, lookahead);
+        break;
     }
     d.x += kColumns * kLanes;
     d.y += kColumns * kLanes;

@@ -102,8 +102,8 @@ struct NetworkParams {
   int64_t out_slot_stride, out_sample_stride;
   // network_loss
   Loss loss;
-  const int64_t* labels;   // [slots, samples] or [samples] with label_slot_stride 0
-  const float* targets;    // mse: [slots, samples, outputs] or [samples, outputs]
+  const int64_t* labels;  // [slots, samples] or [samples] with label_slot_stride 0
+  const float* targets;   // mse: [slots, samples, outputs] or [samples, outputs]
   int64_t label_slot_stride, target_sample_stride;
   const int32_t* classes;  // [slots] or null
   float* out_loss;         // [slots]
@@ -148,14 +148,14 @@ struct MachineLimitParams {
   int64_t* work;  // operations or bytes of all threads; 0 where the instruction set lacks it
 };
 
-#define EVK_FOR_EACH_KERNEL(F)                \
-  F(init_genomes, InitGenomesParams)          \
-  F(crossover_mutate, CrossoverMutateParams)  \
-  F(mutate_sigma, MutateSigmaParams)          \
-  F(network, NetworkParams)                   \
-  F(max_pool2d, PoolParams)                   \
-  F(avg_pool2d, PoolParams)                   \
-  F(affine, AffineParams)                     \
+#define EVK_FOR_EACH_KERNEL(F)               \
+  F(init_genomes, InitGenomesParams)         \
+  F(crossover_mutate, CrossoverMutateParams) \
+  F(mutate_sigma, MutateSigmaParams)         \
+  F(network, NetworkParams)                  \
+  F(max_pool2d, PoolParams)                  \
+  F(avg_pool2d, PoolParams)                  \
+  F(affine, AffineParams)                    \
   F(machine_limit, MachineLimitParams)
 
 #define EVK_DECLARE_KERNEL(name, Params) void name(const Params&);

@@ -56,14 +56,22 @@ void activate_rows(Tile y, i64 rows, float slope) {
 void activate_tile(Tile y, i64 rows, int activation, float slope) {
   namespace code = activation_code;
   switch (activation) {
-    case code::relu: return activate_rows<code::relu>(y, rows, slope);
-    case code::leaky_relu: return activate_rows<code::leaky_relu>(y, rows, slope);
-    case code::tanh: return activate_rows<code::tanh>(y, rows, slope);
-    case code::sigmoid: return activate_rows<code::sigmoid>(y, rows, slope);
-    case code::gelu: return activate_rows<code::gelu>(y, rows, slope);
-    case code::gelu_tanh: return activate_rows<code::gelu_tanh>(y, rows, slope);
-    case code::silu: return activate_rows<code::silu>(y, rows, slope);
-    default: return;
+    case code::relu:
+      return activate_rows<code::relu>(y, rows, slope);
+    case code::leaky_relu:
+      return activate_rows<code::leaky_relu>(y, rows, slope);
+    case code::tanh:
+      return activate_rows<code::tanh>(y, rows, slope);
+    case code::sigmoid:
+      return activate_rows<code::sigmoid>(y, rows, slope);
+    case code::gelu:
+      return activate_rows<code::gelu>(y, rows, slope);
+    case code::gelu_tanh:
+      return activate_rows<code::gelu_tanh>(y, rows, slope);
+    case code::silu:
+      return activate_rows<code::silu>(y, rows, slope);
+    default:
+      return;
   }
 }
 
@@ -208,8 +216,8 @@ void load_tile(const NetworkParams& p, i64 slot, i64 tile, Tile out) {
 
 struct Buffers {
   Tile current, next;
-  Tile pairs;         // bf16: the current rows as pairs
-  float* weights;     // bf16: this slot's weights, layer after layer
+  Tile pairs;      // bf16: the current rows as pairs
+  float* weights;  // bf16: this slot's weights, layer after layer
 };
 
 void advance(Buffers& b) {
@@ -415,8 +423,8 @@ void run_task(const NetworkParams& p, const Plan& plan, const Workspace& ws, i64
               const Buffers& thread_buffers) {
   const i64 slot = task / plan.tasks_per_slot;
   const i64 first = task % plan.tasks_per_slot * plan.tiles_per_task;
-  const i64 end = first + plan.tiles_per_task < plan.tiles ? first + plan.tiles_per_task
-                                                           : plan.tiles;
+  const i64 end =
+      first + plan.tiles_per_task < plan.tiles ? first + plan.tiles_per_task : plan.tiles;
   if (p.bf16) prepare_weights(p, p.index[slot], thread_buffers.weights);
   for (i64 tile = first; tile < end; ++tile) {
     Buffers b = thread_buffers;

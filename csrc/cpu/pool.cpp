@@ -61,8 +61,8 @@ void affine(const AffineParams& p) {
         for (i64 channel = 0; channel < p.channels; ++channel) {
           const float scale = p.scale[individual * p.scale_stride + channel];
           const float shift = p.shift[individual * p.shift_stride + channel];
-          const float* x = p.x + slot * p.x_strides[0] + sample * p.x_strides[1] +
-                           channel * p.x_strides[2];
+          const float* x =
+              p.x + slot * p.x_strides[0] + sample * p.x_strides[1] + channel * p.x_strides[2];
           float* out = p.out + slot * p.out_strides[0] + sample * p.out_strides[1] +
                        channel * p.out_strides[2];
           for (i64 i = 0; i < p.length; ++i) out[i] = x[i] * scale + shift;

@@ -189,14 +189,14 @@ template <class V>
 struct Two {
   V a, b;
 };
-#define EVK_TWO_OPERATOR(op)                                                      \
-  template <class V>                                                              \
-  EVK_INLINE auto operator op(Two<V> x, Two<V> y)->Two<decltype(x.a op y.a)> {    \
-    return {x.a op y.a, x.b op y.b};                                              \
-  }                                                                               \
-  template <class V, class S>                                                     \
-  EVK_INLINE auto operator op(Two<V> x, S y)->Two<decltype(x.a op y)> {           \
-    return {x.a op y, x.b op y};                                                  \
+#define EVK_TWO_OPERATOR(op)                                                   \
+  template <class V>                                                           \
+  EVK_INLINE auto operator op(Two<V> x, Two<V> y)->Two<decltype(x.a op y.a)> { \
+    return {x.a op y.a, x.b op y.b};                                           \
+  }                                                                            \
+  template <class V, class S>                                                  \
+  EVK_INLINE auto operator op(Two<V> x, S y)->Two<decltype(x.a op y)> {        \
+    return {x.a op y, x.b op y};                                               \
   }
 EVK_TWO_OPERATOR(+)
 EVK_TWO_OPERATOR(-)

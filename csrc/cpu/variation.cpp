@@ -217,9 +217,15 @@ EVK_INLINE void make_group(const Offspring& o, i64 gene, i64 count, CrossoverKin
                            bool mutates, bool streaming) {
   FloatGroup child;
   switch (kind) {
-    case CrossoverKind::kUniform: child = recombine_uniform(o, gene, count); break;
-    case CrossoverKind::kArithmetic: child = recombine_arithmetic(o, gene, count); break;
-    default: child = load_group(o.first + gene, count); break;
+    case CrossoverKind::kUniform:
+      child = recombine_uniform(o, gene, count);
+      break;
+    case CrossoverKind::kArithmetic:
+      child = recombine_arithmetic(o, gene, count);
+      break;
+    default:
+      child = load_group(o.first + gene, count);
+      break;
   }
   if (mutates) child = mutate(o, gene, child);
   store_group(o.out + gene, child, count, streaming);
@@ -231,7 +237,8 @@ void make_genes(const Offspring& offspring, i64 begin, i64 end, CrossoverKind ki
   const Offspring o = offspring;
   const bool mutates = o.mutates();
   i64 gene = begin;
-  for (; gene + kGroup <= end; gene += kGroup) make_group(o, gene, kGroup, kind, mutates, streaming);
+  for (; gene + kGroup <= end; gene += kGroup)
+    make_group(o, gene, kGroup, kind, mutates, streaming);
   if (gene < end) make_group(o, gene, end - gene, kind, mutates, streaming);
 }
 
@@ -325,8 +332,7 @@ void init_genome(const InitGenomesParams& p, i64 individual) {
     const DenseBlock& block = p.blocks[b];
     const i64 bias = gene + block.fan_in * block.outputs;
     const i64 end = bias + block.outputs;
-    const bool normal =
-        p.scheme == InitScheme::kLecunNormal || p.scheme == InitScheme::kUnitRows;
+    const bool normal = p.scheme == InitScheme::kLecunNormal || p.scheme == InitScheme::kUnitRows;
     init_segment(source, genome, gene, p.scheme == InitScheme::kTorch ? end : bias, block.scale,
                  normal ? Distribution::kNormal : Distribution::kUniform);
     if (p.scheme == InitScheme::kUnitRows) {

@@ -62,9 +62,7 @@ def set_threads(n: int) -> None:
     _cpu.set_threads(n)
 
 
-def init_genomes(
-    layout: GenomeLayout, *, seed: int, scheme: str, first: int, out: F32
-) -> None:
+def init_genomes(layout: GenomeLayout, *, seed: int, scheme: str, first: int, out: F32) -> None:
     """See ``ops.init_genomes``."""
     code = INIT_SCHEMES.index(scheme)
     _cpu.init_genomes(out, _blocks(layout), init_scales(scheme, layout), code, seed, first)
@@ -139,9 +137,7 @@ def max_pool2d(x: F32, *, geometry: tuple[int, ...], out: F32) -> None:
     _pool2d(x, geometry, True, True, out)
 
 
-def avg_pool2d(
-    x: F32, *, geometry: tuple[int, ...], count_include_pad: bool, out: F32
-) -> None:
+def avg_pool2d(x: F32, *, geometry: tuple[int, ...], count_include_pad: bool, out: F32) -> None:
     """See ``ops.avg_pool2d``."""
     _pool2d(x, geometry, False, count_include_pad, out)
 

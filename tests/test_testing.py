@@ -1,0 +1,184 @@
+"""The comparisons that other tests rest on: they must see what they are there to see."""
+
+from __future__ import annotations
+
+import math
+
+import cases_network
+import numpy as np
+import pytest
+from cases import Case, F, numbers, special_numbers
+
+from evokern import ops
+from evokern.errors import ArgumentError, DataError
+from evokern.layout import DenseGenes, GenomeLayout
+from evokern.network import Activation, AvgPool2d, Dense, MaxPool2d, Network
+from evokern.problems import datasets
+from evokern.testing import (
+    Bounded,
+    assert_close,
+    assert_same_bits,
+    error_bound,
+    fill_outputs_with_nan,
+    loss_bound,
+    require_data,
+)
+
+UNIT = 2.0**-24
+
+
+def test_same_bits_are_the_same() -> None:
+    values = special_numbers(300)
+    other_nan = np.where(np.isnan(values), np.array(0xFFFFFFFF, np.uint32).view(F), values)
+    assert_same_bits(values, other_nan)
+    assert_same_bits(np.arange(3), np.arange(3))
+    assert_same_bits(np.zeros((0, 3), F), np.zeros((0, 3), F))
+    assert_same_bits(F(1), F(1))
+
+
+@pytest.mark.parametrize(
+    ("actual", "expected", "words"),
+    [
+        (
+            [0.0],
+            [-0.0],
+            "1 of 1 elements differ; worst at [0]: got 0.0 (0x00000000), expected -",
+        ),
+        ([1, 1, 1, 1], [1, 1 + 2.0**-23, 5, 1], "2 of 4 elements differ; worst at [2]: got 1.0"),
+        ([1, 1, 1, 1], [1, 1, 5, 1], "expected 5.0 (0x40a00000); RMS of the difference 2"),
+        ([1, np.nan], [9, 0], "worst at [1]: got nan (0x7fc00000), expected 0.0"),
+        ([[1, 2]], [[1, 3]], "worst at [0, 1]: got 2.0"),
+        ([1], [[1]], "shape [1], expected [1, 1]"),
+        ([np.inf], [-np.inf], "got inf (0x7f800000), expected -inf (0xff800000)"),
+    ],
+)
+def test_other_bits_are_described(actual: list[float], expected: list[float], words: str) -> None:
+    with pytest.raises(AssertionError) as error:
+        assert_same_bits(np.array(actual, F), np.array(expected, F))
+    assert words in str(error.value)
+
+
+def test_other_types_are_not_the_same() -> None:
+    with pytest.raises(AssertionError, match="type float64, expected float32"):
+        assert_same_bits(np.zeros(3), np.zeros(3, F))
+    with pytest.raises(AssertionError, match=r"worst at \[1\]: got 7 \(0x0000000000000007\)"):
+        assert_same_bits(np.array([1, 7]), np.array([1, 5]))
+
+
+def test_close_is_within_the_bound() -> None:
+    assert_close(np.array([1.5, np.nan, np.inf]), np.array([1.0, np.nan, np.inf]), 0.5)
+    assert_close(np.array([1.0]), np.array([1.0]), np.array([0.0]))
+    with pytest.raises(AssertionError, match=r"1 of 2 .* at \[1\]: got 1\.75 .*; 3 times the"):
+        assert_close(np.array([1.5, 1.75]), np.array([1.0, 1.0]), np.array([0.5, 0.25]))
+    with pytest.raises(AssertionError, match="got nan"):
+        assert_close(np.array([np.nan]), np.array([1.0]), 1e9)
+    with pytest.raises(AssertionError, match="got inf"):
+        assert_close(np.array([np.inf]), np.array([-np.inf]), 1e9)
+    with pytest.raises(AssertionError, match="got 2"):
+        assert_close(np.array([2.0]), np.array([1.0]), np.nan)
+    with pytest.raises(AssertionError, match=r"shape \[1\], expected \[2\]"):
+        assert_close(np.zeros(1), np.zeros(2), 1)
+
+
+FINITE = [
+    case
+    for op in ("network_forward", "network_loss")
+    for case in cases_network.CASES[op]
+    if case.options.get("values", numbers) is not special_numbers
+    and case.options.get("loss") != "mse"
+]
+
+
+@pytest.mark.parametrize("case", FINITE, ids=str)
+def test_the_reference_is_within_the_error_bound(case: Case) -> None:
+    arguments, options = case.make()
+    genomes, network, x, *labels = arguments
+    precision = options.get("precision", "fp32")
+    bound = error_bound(network, genomes, x, index=options.get("index"), precision=precision)
+    if labels:
+        bound = loss_bound(bound, labels[0], options.get("classes"))
+    assert_close(case.run("reference")[0], *bound)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_the_bound_is_as_tight_as_the_precision(precision: str) -> None:
+    network = Network((Dense(50, "relu"), Dense(10)), (100,))
+    genomes = ops.init_genomes(network.layout, 3, seed=1)
+    outputs = error_bound(network, genomes, numbers(20, 100), precision=precision, zero_mean=True)
+    scale = np.abs(outputs.value).mean()
+    rounding = 2.0**-8 if precision == "bf16" else UNIT
+    assert 2 * rounding * scale < outputs.bound.mean() < 500 * rounding * scale
+
+
+def test_the_bound_sees_a_wrong_weight() -> None:
+    network = Network((Dense(16, "tanh"), Dense(4)), (9,))
+    genomes = ops.init_genomes(network.layout, 2, seed=1)
+    x = numbers(11, 9)
+    bound = error_bound(network, genomes, x)
+    assert_close(ops.network_forward(genomes, network, x), *bound)
+    genomes[1, 20] *= F(1.001)
+    with pytest.raises(AssertionError, match=r"worst at \[1, "):
+        assert_close(ops.network_forward(genomes, network, x), *bound)
+
+
+def test_the_bound_by_hand() -> None:
+    """One unit, y = 2 x0 - 3 x1 + 0.5 at x = (1, 2), then layers without parameters."""
+    genomes, x = np.array([[2, -3, 0.5]], F), np.array([[1, 2]], F)
+    sums = (6 * UNIT) * (2 + 6 + 0.5)
+    dense = error_bound(Network((Dense(1),), (2,)), genomes, x)
+    assert dense.value.tolist() == [[[-3.5]]]
+    assert dense.bound[0, 0, 0] == pytest.approx(sums + 4 * UNIT * 3.5)
+    rounded = error_bound(Network((Dense(1, "relu"),), (2,)), genomes, x, precision="bf16")
+    assert rounded.value.tolist() == [[[0]]]
+    assert rounded.bound[0, 0, 0] == pytest.approx(sums + 3 * 2.0**-8 * 8)
+    mean = error_bound(Network((Dense(1),), (2,)), genomes, x, zero_mean=True)
+    assert mean.bound[0, 0, 0] == pytest.approx(
+        (2 * math.sqrt(2) + 4) * UNIT * 8.5 + 4 * UNIT * 3.5
+    )
+
+
+def test_the_bound_of_pools_by_hand() -> None:
+    image, nothing = np.array([[[[1, 2], [3, -6]]]], F), np.zeros((1, 0), F)
+    largest = error_bound(Network((MaxPool2d(2),), (1, 2, 2)), nothing, image, precision="bf16")
+    assert (largest.value.item(), largest.bound.item()) == (3, 6 * 2.0**-8)
+    mean = error_bound(Network((AvgPool2d(2),), (1, 2, 2)), nothing, image, precision="bf16")
+    assert (mean.value.item(), mean.bound.item()) == (0, 3 * 2.0**-8 + 5 * UNIT * 3)
+    steep = Network((Activation("leaky_relu", 4.0),), (1, 2, 2))
+    assert error_bound(steep, nothing, image).value.tolist() == [[[[[1, 2], [3, -24]]]]]
+
+
+def test_the_bound_of_a_loss_by_hand() -> None:
+    outputs = Bounded(np.array([[[0.0, 0.0, 9.0]]]), np.array([[[0.25, 0.5, 2.0]]]))
+    loss = loss_bound(outputs, np.array([1]), np.array([2], np.int32))
+    assert loss.value[0] == pytest.approx(math.log(2))
+    assert loss.bound[0] == pytest.approx(1 + 8 * UNIT * (1 + math.log(2)))
+    assert loss_bound(outputs, np.array([[2]])).bound[0] > 4
+
+
+def test_an_unknown_precision_has_no_bound() -> None:
+    network = Network((Dense(1),), (2,))
+    with pytest.raises(ArgumentError, match="precision: expected one of"):
+        error_bound(network, numbers(1, 3), numbers(1, 2), precision="fp8")
+
+
+def test_outputs_start_as_nan(monkeypatch: pytest.MonkeyPatch) -> None:
+    layout, network = GenomeLayout((DenseGenes(2, 3),)), Network.mlp(2, [], 3)
+    monkeypatch.setattr(ops, "resolve", lambda op, backend: lambda *arguments, **options: None)
+    with fill_outputs_with_nan():
+        assert np.isnan(ops.init_genomes(layout, 5, seed=1)).all()
+        loss, correct = ops.network_loss(numbers(4, 9), network, numbers(5, 2), np.arange(5) % 3)
+    assert np.isnan(loss).all()
+    assert (correct == -(2**31)).all()
+    assert ops.init_genomes.__globals__["empty"].__name__ == "empty"
+
+
+def test_missing_data_skip_the_test(monkeypatch: pytest.MonkeyPatch) -> None:
+    def missing(name: str, *, download: bool) -> None:
+        assert not download
+        raise DataError(f"{name} is not there")
+
+    monkeypatch.setattr(datasets, "load", missing)
+    with pytest.raises(pytest.skip.Exception, match=r"data cache .*: mnist is not there"):
+        require_data("mnist")
+    monkeypatch.setattr(datasets, "load", lambda name, download: name)
+    assert require_data("mnist") == "mnist"

@@ -20,8 +20,6 @@ from evokern.backends.reference.random import Stream, draw_index, draw_words, se
 from evokern.layout import DenseGenes, GenomeLayout
 from evokern.network import Dense, Flatten, MaxPool2d, Network
 
-pytestmark = pytest.mark.cpp
-
 LAYOUT = GenomeLayout((DenseGenes(2, 2), DenseGenes(2, 1)))
 GENOMES = np.array([np.arange(9), 16 + np.arange(9), 1024 * np.arange(9)], F)
 PARENTS = np.array([[0, 2], [1, 0], [2, 1]], np.int32)
@@ -109,6 +107,7 @@ def compute(rule: str, backend: str) -> np.ndarray:
     return ops.crossover_mutate(GENOMES, parents, np.array(sigma, F), **options, **place)
 
 
+@pytest.mark.cpp
 @pytest.mark.parametrize("rule", BITS)
 def test_frozen_bits_of_variation(rule: str, isa: str) -> None:
     for backend in TABLE["crossover_mutate"].functions:
@@ -169,6 +168,7 @@ def test_frozen_bits_of_a_run_of_the_reference() -> None:
     assert_frozen(evolve("reference"))
 
 
+@pytest.mark.cpp
 @pytest.mark.parametrize("count", [1, 2, 7])
 def test_frozen_bits_of_a_run_of_the_kernels(isa: str, count: int) -> None:
     with threads(count):

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
 import pytest
-from cases import MEMORY, F, numbers, special_numbers
+from cases import MEMORY, F, numbers, special_numbers, threads
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -20,6 +20,13 @@ from evokern.rules import CROSSOVER_KINDS, DISTRIBUTIONS, INIT_SCHEMES
 from evokern.testing import assert_same_bits
 
 pytestmark = pytest.mark.cpp
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _one_thread() -> Iterator[None]:
+    with threads(1):  # the calls are small, and OpenMP's threads would wait most of the time
+        yield
+
 
 each_backend = pytest.mark.parametrize("backend", TABLE["crossover_mutate"].functions)
 shares = st.floats(0, 1, width=32)

@@ -101,13 +101,12 @@ def test_the_reference_is_within_the_error_bound(case: Case) -> None:
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
-def test_the_bound_is_as_tight_as_the_precision(precision: str) -> None:
+def test_the_bound_is_not_far_above_the_errors(precision: str) -> None:
     network = Network((Dense(50, "relu"), Dense(10)), (100,))
-    genomes = ops.init_genomes(network.layout, 3, seed=1)
-    outputs = error_bound(network, genomes, numbers(20, 100), precision=precision, zero_mean=True)
-    scale = np.abs(outputs.value).mean()
-    rounding = 2.0**-8 if precision == "bf16" else UNIT
-    assert 2 * rounding * scale < outputs.bound.mean() < 500 * rounding * scale
+    genomes, x = ops.init_genomes(network.layout, 3, seed=1), numbers(20, 100)
+    bound = error_bound(network, genomes, x, precision=precision, zero_mean=True)
+    outputs = ops.network_forward(genomes, network, x, precision=precision)
+    assert (np.abs(outputs - bound.value) / bound.bound).max() > 1 / 200
 
 
 def test_the_bound_sees_a_wrong_weight() -> None:

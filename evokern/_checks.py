@@ -37,13 +37,20 @@ def random_place(seed: int, generation: int, first: int) -> None:
     integer("first", first, 0, _UINT32_MAX)
 
 
+def number(name: str, value: float) -> None:
+    if isinstance(value, bool) or not isinstance(value, (int, float, np.integer, np.floating)):
+        raise DtypeError(message(name, "a number", f"{type(value).__name__} {value!r}"))
+
+
 def share(name: str, value: float) -> float:
+    number(name, value)
     if not 0.0 <= value <= 1.0:
         raise ArgumentError(message(name, "a probability in [0, 1]", repr(value)))
     return float(value)
 
 
 def finite(name: str, value: float) -> float:
+    number(name, value)
     if not (math.isfinite(value) and value >= 0):
         raise ArgumentError(message(name, "a finite number >= 0", repr(value)))
     return float(value)
@@ -64,9 +71,10 @@ def check_precision(precision: str, backend: str) -> None:
 
 
 def layout_for_rows(layout: GenomeLayout | None, genes: int) -> GenomeLayout:
-    if layout is None:
+    if not isinstance(layout, GenomeLayout):
         mend = "pass layout=network.layout"
-        raise ArgumentError(message("layout", "a GenomeLayout for kind='rows'", "None", mend))
+        got = "None" if layout is None else type(layout).__name__
+        raise ArgumentError(message("layout", "a GenomeLayout for kind='rows'", got, mend))
     if layout.size != genes:
         raise ShapeError(message("layout", f"a layout of G={genes} genes", f"{layout.size} genes"))
     return layout

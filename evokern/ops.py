@@ -47,7 +47,7 @@ from evokern._checks import (
     slots_of,
 )
 from evokern._table import resolve
-from evokern.errors import LayoutError, ShapeError, message
+from evokern.errors import DtypeError, LayoutError, ShapeError, message
 from evokern.layout import GenomeLayout
 from evokern.memory import check_fits
 from evokern.network import ACTIVATIONS, ActivationName, AvgPool2d, MaxPool2d, Network, pool_output
@@ -101,14 +101,18 @@ def init_genomes(
 
     Source of the numbers: Philox stream INIT (design section 5).
     """
+    if not isinstance(layout, GenomeLayout):
+        mend = "try network.layout"
+        raise DtypeError(message("layout", "a GenomeLayout", type(layout).__name__, mend))
     one_of("scheme", scheme, INIT_SCHEMES)
     n = integer("n", n, 0, 2**31 - 1)
     random_place(seed, 0, first)
     if out is None:
         check_fits(n * layout.size * 4, "out [n, G]", rows=n)
     target = output(out, (n, layout.size), "[n, G]")
+    compute = resolve("init_genomes", backend)
     if target.size:
-        resolve("init_genomes", backend)(layout, seed=seed, scheme=scheme, first=first, out=target)
+        compute(layout, seed=seed, scheme=scheme, first=first, out=target)
     return out if out is not None else target
 
 
@@ -182,8 +186,9 @@ def crossover_mutate(
         height = slots if rows is None else len(to_host("out", out))
         target = output(out, (height, genes), letters)
         expect_apart(target, pool, chosen, rows)
+    compute = resolve("crossover_mutate", backend)
     if slots and genes:
-        resolve("crossover_mutate", backend)(
+        compute(
             pool,
             chosen,
             strength,
@@ -228,10 +233,9 @@ def mutate_sigma(
     strength = expect("sigma", sigma, np.float32, "[S]", 1)
     non_negative("sigma", strength)
     target = output(out, strength.shape, "[S]", in_place="sigma", sigma=strength)
+    compute = resolve("mutate_sigma", backend)
     if target.size:
-        resolve("mutate_sigma", backend)(
-            strength, tau=tau, seed=seed, generation=generation, first=first, out=target
-        )
+        compute(strength, tau=tau, seed=seed, generation=generation, first=first, out=target)
     return out if out is not None else like(sigma)(target)
 
 
@@ -278,8 +282,9 @@ def dense_forward(
     batch = batch_of(values, (inputs,), len(slots))
     shape = (len(slots), batch, outputs)
     target = output(out, shape, "[S, B, O]", x=values, w=weights, b=bias)
+    compute = resolve("dense_forward", backend)
     if target.size:
-        resolve("dense_forward", backend)(
+        compute(
             values,
             weights,
             bias,
@@ -366,10 +371,9 @@ def affine(
         raise ShapeError(message("x", f"[S={len(slots)}, B, C, ...]", f"{list(values.shape)}"))
     inputs = {"x": values, "scale": gain, "shift": offset}
     target = output(out, values.shape, "[S, B, C, ...]", in_place="x", **inputs)
+    compute = resolve("affine", backend)
     if target.size:
-        resolve("affine", backend)(
-            merged("x", values, 3), gain, offset, index=slots, out=merged("out", target, 3)
-        )
+        compute(merged("x", values, 3), gain, offset, index=slots, out=merged("out", target, 3))
     return out if out is not None else like(x)(target)
 
 
@@ -399,9 +403,9 @@ def network_forward(
     shape = (len(slots), batch, *network.output_shape)
     target = output(out, shape, "[S, B, *output_shape]", genomes=pool, x=values)
     merged("out", target, 2)
+    compute = resolve("network_forward", backend)
     if target.size:
-        run = resolve("network_forward", backend)
-        run(pool, network, values, index=slots, precision=precision, out=target)
+        compute(pool, network, values, index=slots, precision=precision, out=target)
     return out if out is not None else like(genomes)(target)
 
 
@@ -441,8 +445,9 @@ def network_loss(
         targets = labels_of(y, batch, outputs, counts, len(slots))
     losses = empty((len(slots),), np.float32, "loss [S]")
     correct = empty((len(slots),), np.int32, "correct [S]")
+    compute = resolve("network_loss", backend)
     if len(slots):
-        resolve("network_loss", backend)(
+        compute(
             pool,
             network,
             values,
@@ -471,8 +476,9 @@ def _pool(
         raise ShapeError(message("x", "float32 [..., C, H, W]", f"{list(values.shape)}"))
     shape = (*values.shape[:-2], *pool_output(layer, *values.shape[-2:]))
     target = output(out, shape, "[..., C, H', W']", x=values)
+    compute = resolve(op, backend)
     if target.size:
         images = images_of("x", values)
         results = images_of("out", target)
-        resolve(op, backend)(images, geometry=layer.geometry(), out=results, **options)
+        compute(images, geometry=layer.geometry(), out=results, **options)
     return out if out is not None else like(x)(target)

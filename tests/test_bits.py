@@ -115,6 +115,24 @@ def test_frozen_bits_of_variation(rule: str, isa: str) -> None:
         assert [f"{word:08x}" for word in words] == BITS[rule].split(), backend
 
 
+@pytest.mark.cpp
+def test_the_kernels_draw_the_known_words_of_philox(isa: str) -> None:
+    """6627e8d5 e169c58d bc57ac4c 9b00dbd8 for counter 0 and key 0; deviates show 24 bits each."""
+    layout = GenomeLayout((DenseGenes(1, 2),))
+    deviates = ops.init_genomes(layout, 1, scheme="torch", seed=0, backend="cpu")[0]
+    words = [int(deviate) for deviate in deviates.astype(float) * 2**23 + 2**23]
+    assert [f"{word:06x}" for word in words] == ["6627e8", "e169c5", "bc57ac", "9b00db"]
+
+
+@pytest.mark.cpp
+def test_the_kernels_draw_the_normals_of_the_contract(isa: str) -> None:
+    genomes, parents = np.zeros((1, 1 << 22), F), np.zeros((1, 1), np.int32)
+    normals = ops.crossover_mutate(
+        genomes, parents, np.ones(1, F), seed=42 + (1 << 32), generation=7, backend="cpu"
+    )
+    assert hashlib.sha256(normals.tobytes()).hexdigest().startswith("a62993ac87316374")
+
+
 POPULATION, BATCH, GENERATIONS = 24, 32, 20
 HIDDEN = (Dense(256, "relu"), Dense(128, "relu"), Dense(64, "relu"))
 THESIS = Network((MaxPool2d(2), Flatten(), *HIDDEN, Dense(10)), (1, 28, 28))

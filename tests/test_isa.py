@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -114,3 +115,16 @@ lines = open("/proc/self/maps").read().splitlines()
 print(len({{line.split()[-1] for line in lines if "libgomp" in line}}), evokern._cpu.threads())
 """
     assert printed(code) == "1 3"
+
+
+def test_the_number_of_threads_holds_for_other_python_threads_too() -> None:
+    counts = []
+    before = _cpu.threads()
+    try:
+        evokern.set_threads(5)
+        thread = threading.Thread(target=lambda: counts.append(_cpu.threads()))
+        thread.start()
+        thread.join()
+    finally:
+        evokern.set_threads(before)
+    assert counts == [5]

@@ -82,6 +82,14 @@ def loss(**changes: Any) -> Any:
     return ops.network_loss(**(options | changes))
 
 
+def largest(**changes: Any) -> Any:
+    return ops.max_pool2d(**({"x": numbers(1, 4, 4), "kernel": 2} | changes))
+
+
+def mean(**changes: Any) -> Any:
+    return ops.avg_pool2d(**({"x": numbers(1, 4, 4), "kernel": 2} | changes))
+
+
 def init(**changes: Any) -> Any:
     return ops.init_genomes(**({"layout": LAYOUT, "n": 2, "seed": 1} | changes))
 
@@ -264,41 +272,28 @@ WRONG: list[tuple[Callable[..., Any], dict[str, Any], type[EvokernError], str]] 
         "out: expected memory apart from x",
     ),
     # pools
-    (ops.max_pool2d, {"x": numbers(4, 4), "kernel": 2}, ShapeError, "x: ...[..., C, H, W]"),
-    (ops.max_pool2d, {"x": numbers(1, 4, 4), "kernel": 5}, ShapeError, "kernel: ...4x4, got 5x5"),
-    (ops.max_pool2d, {"x": numbers(1, 4, 4), "kernel": 0}, ArgumentError, "kernel: ...>= 1, got 0"),
+    (largest, {"x": numbers(4, 4)}, ShapeError, "x: expected float32 [..., C, H, W], got [4, 4]"),
+    (largest, {"kernel": 5}, ShapeError, "kernel: expected at most the padded input 4x4, got 5x5"),
     (
-        ops.max_pool2d,
-        {"x": numbers(1, 4, 4), "kernel": 2, "stride": 0},
+        largest,
+        {"kernel": 0},
         ArgumentError,
-        "stride: expected an int or a pair of ints >= 1",
+        "kernel: expected an int or a pair...>= 1, got 0",
     ),
+    (largest, {"kernel": (2, 2, 2)}, ArgumentError, "kernel: ...got (2, 2, 2)"),
+    (largest, {"stride": 0}, ArgumentError, "stride: expected an int or a pair of ints >= 1"),
     (
-        ops.avg_pool2d,
-        {"x": numbers(1, 4, 4), "kernel": 2, "padding": 2},
+        mean,
+        {"padding": 2},
         ArgumentError,
-        "padding: expected at most half the kernel (2, 2), got 2",
+        "padding: expected at most half the kernel (2, 2)",
     ),
-    (ops.avg_pool2d, {"x": np.zeros((1, 4, 4)), "kernel": 2}, DtypeError, "x: ...float64"),
-    (ops.avg_pool2d, {"x": numbers(1, 4, 8)[..., ::2], "kernel": 2}, LayoutError, "x: ...contig"),
-    (
-        ops.max_pool2d,
-        {"x": numbers(3, 4, 2, 4, 4)[:, :2], "kernel": 2},
-        LayoutError,
-        "x: expected images that follow each other",
-    ),
-    (
-        ops.max_pool2d,
-        {"x": numbers(1, 4, 4), "kernel": 2, "out": np.zeros((1, 3, 2), F)},
-        ShapeError,
-        "out: expected [..., C, H', W'] = [1, 2, 2], got [1, 3, 2]",
-    ),
-    (
-        ops.max_pool2d,
-        same("x", numbers(1, 4, 4)) | {"kernel": 1},
-        ArgumentError,
-        "out: expected memory apart from x",
-    ),
+    (mean, {"padding": -1}, ArgumentError, "padding: expected an int or a pair of ints >= 0"),
+    (mean, {"x": np.zeros((1, 4, 4))}, DtypeError, "x: ...float64...try x.astype(np.float32)"),
+    (mean, {"x": numbers(1, 4, 8)[..., ::2]}, LayoutError, "x: ...np.ascontiguousarray(x)"),
+    (largest, {"x": numbers(3, 4, 2, 4, 4)[:, :2]}, LayoutError, "x: expected images that follow"),
+    (largest, {"out": np.zeros((1, 3, 2), F)}, ShapeError, "out: ...= [1, 2, 2], got [1, 3, 2]"),
+    (largest, same("x", numbers(1, 4, 4)) | {"kernel": 1}, ArgumentError, "out: ...apart from x"),
     # affine
     (scale, {"x": numbers(4, 3)}, ShapeError, "x: expected float32 [S, B, C, ...], got [4, 3]"),
     (scale, {"x": numbers(3, 2, 3, 5)}, ShapeError, "x: expected [S=4, B, C, ...], got [3, 2,"),
@@ -417,7 +412,7 @@ def test_bad_input_is_named(
 
 
 def test_the_plain_calls_are_right() -> None:
-    for call in (init, vary, adapt, dense, scale, forward, loss):
+    for call in (init, vary, adapt, dense, largest, mean, scale, forward, loss):
         call()
 
 
@@ -428,6 +423,8 @@ def test_the_plain_calls_are_right() -> None:
         (vary, "crossover_mutate"),
         (adapt, "mutate_sigma"),
         (dense, "dense_forward"),
+        (largest, "max_pool2d"),
+        (mean, "avg_pool2d"),
         (scale, "affine"),
         (forward, "network_forward"),
         (loss, "network_loss"),
@@ -452,3 +449,22 @@ def test_a_back_end_that_is_there_has_no_reason_not_to_be() -> None:
 def test_a_wrong_number_of_threads(n: Any) -> None:
     with pytest.raises(ArgumentError, match="n: expected an int >= 1"):
         evokern.set_threads(n)
+
+
+@pytest.mark.parametrize("value", ["a", None, True, [0.5]])
+@pytest.mark.parametrize("name", ["rate", "mutation_rate"])
+def test_a_probability_that_is_no_number_is_refused(name, value):
+    genomes = np.zeros((2, 3), np.float32)
+    parents, sigma = np.zeros((2, 4), np.int32), np.zeros(4, np.float32)
+    with pytest.raises(DtypeError, match=f"^{name}: expected a number"):
+        ops.crossover_mutate(genomes, parents, sigma, seed=0, generation=0, **{name: value})
+
+
+def test_a_layout_that_is_something_else_is_refused():
+    with pytest.raises(DtypeError, match=r"^layout: expected a GenomeLayout, got int"):
+        ops.init_genomes(3, 2, seed=0)
+
+
+def test_an_unknown_back_end_is_refused_even_when_there_is_nothing_to_do():
+    with pytest.raises(BackendError, match=r"^backend: expected auto or one of"):
+        ops.init_genomes(GenomeLayout(()), 3, seed=0, backend="nonsense")

@@ -101,6 +101,24 @@ bool use_instruction_set(const std::string& name) {
   return false;
 }
 
+// Threads that evokern.set_threads asked for; 0 leaves it to OpenMP (and so to torch).
+int wanted_threads = 0;
+
+int thread_count() { return wanted_threads > 0 ? wanted_threads : omp_get_max_threads(); }
+
+// While a kernel runs: no GIL, and the wanted number of threads, whichever Python thread calls
+// (OpenMP keeps its own number per calling thread, which comes back afterwards).
+class Running {
+ public:
+  Running() : before_(omp_get_max_threads()) { omp_set_num_threads(thread_count()); }
+  ~Running() { omp_set_num_threads(before_); }
+  Running(const Running&) = delete;
+
+ private:
+  py::gil_scoped_release release_;
+  int before_;
+};
+
 // --- arrays --------------------------------------------------------------------------------------
 
 using Array = py::array;
@@ -151,7 +169,7 @@ void init_genomes(const Array& out, const Array& blocks, const Array& scales, in
                                  static_cast<evk::InitScheme>(scheme),
                                  seed,
                                  first};
-  const py::gil_scoped_release release;
+  const Running running;
   active->init_genomes(p);
 }
 
@@ -185,7 +203,7 @@ void crossover_mutate(const Array& genomes, const Array& parents, const Array& s
   p.seed = seed;
   p.generation = generation;
   p.first = first;
-  const py::gil_scoped_release release;
+  const Running running;
   active->crossover_mutate(p);
 }
 
@@ -193,7 +211,7 @@ void mutate_sigma(const Array& sigma, const Array& out, float tau, uint64_t seed
                   uint32_t generation, uint32_t first) {
   const evk::MutateSigmaParams p{
       data<float>(sigma), mutable_data<float>(out), sigma.shape(0), tau, seed, generation, first};
-  const py::gil_scoped_release release;
+  const Running running;
   active->mutate_sigma(p);
 }
 
@@ -291,7 +309,7 @@ void network_forward(const std::vector<Array>& banks, const Array& table, const 
   p.out = mutable_data<float>(out);
   p.out_slot_stride = stride(out, 0);
   p.out_sample_stride = stride(out, 1);
-  const py::gil_scoped_release release;
+  const Running running;
   run_network(p);
 }
 
@@ -314,7 +332,7 @@ void network_loss(const std::vector<Array>& banks, const Array& table, const Arr
   p.classes = data<int32_t>(classes);
   p.out_loss = mutable_data<float>(out_loss);
   p.out_correct = mutable_data<int32_t>(out_correct);
-  const py::gil_scoped_release release;
+  const Running running;
   run_network(p);
 }
 
@@ -341,7 +359,7 @@ void pool2d(const Array& x, const Array& out, const std::vector<int64_t>& geomet
   s.out_height = out.shape(1);
   s.out_width = out.shape(2);
   s.count_include_pad = count_include_pad;
-  const py::gil_scoped_release release;
+  const Running running;
   (max ? active->max_pool2d : active->avg_pool2d)(p);
 }
 
@@ -363,7 +381,7 @@ void affine(const Array& x, const Array& scale, const Array& shift, const Array&
   p.samples = x.shape(1);
   p.channels = x.shape(2);
   p.length = x.shape(3);
-  const py::gil_scoped_release release;
+  const Running running;
   active->affine(p);
 }
 
@@ -376,7 +394,7 @@ int64_t machine_limit(int limit, const Array& in, const Array& out, int64_t step
                                   mutable_data<float>(out),
                                   in.shape(0),
                                   &work};
-  const py::gil_scoped_release release;
+  const Running running;
   active->machine_limit(p);
   return work;
 }
@@ -391,8 +409,8 @@ PYBIND11_MODULE(_cpu, m) {
   m.def("instruction_set", [] { return std::string(active->isa); });
   m.def("lanes", [] { return active->lanes; });
   m.def("native_bf16", [] { return active->native_bf16; });
-  m.def("threads", [] { return omp_get_max_threads(); });
-  m.def("set_threads", [](int n) { omp_set_num_threads(n); });
+  m.def("threads", &thread_count);
+  m.def("set_threads", [](int n) { wanted_threads = n; });
   m.def("init_genomes", &init_genomes);
   m.def("crossover_mutate", &crossover_mutate);
   m.def("mutate_sigma", &mutate_sigma);

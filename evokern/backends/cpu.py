@@ -56,7 +56,10 @@ def use_instruction_set(name: str | None = None) -> str:
 
 
 def set_threads(n: int) -> None:
-    """Sets how many threads the CPU kernels use from now on (OpenMP, shared with torch)."""
+    """Sets how many threads the CPU kernels use from now on, whichever thread calls them.
+
+    Without it they use as many as OpenMP, and so torch, is set to.
+    """
     if isinstance(n, bool) or not isinstance(n, int) or n < 1:
         raise ArgumentError(message("n", "an int >= 1", repr(n)))
     _cpu.set_threads(n)

@@ -182,9 +182,10 @@ def selection_words(
         uint32 [R, S].
     """
     individuals = first + np.arange(slots, dtype=np.int64)
-    return draw_words(
+    words = draw_words(
         Stream.SELECTION, parents, seed=seed, individual=individuals, generation=generation
-    ).T
+    )
+    return np.ascontiguousarray(words.T)
 
 
 def counter_permutation(n: int, *, seed: int, epoch: int) -> NDArray[np.int64]:

@@ -63,6 +63,9 @@ FLAGS = [
     "-Wno-maybe-uninitialized",
     f"-I{CSRC}",
 ]
+# Long chains of operations overlap better when GCC orders them before it assigns registers: 12 %
+# less time for a mutation. The same order halves the speed of the matrix product.
+KERNEL_FLAGS = {"variation": ["-fschedule-insns", "-fsched-pressure"]}
 LINK_FLAGS = ["-fopenmp", "-fno-lto"]
 if SANITIZE:
     sanitizers = "-fsanitize=address,undefined"
@@ -132,7 +135,9 @@ class BuildKernels(build_ext):
         yield self.job(BINDINGS, sys.implementation.cache_tag, flags)
         for isa, isa_flags in instruction_sets().items():
             for kernel in KERNELS:
-                yield self.job(kernel, isa, [f"-DEVK_ISA={isa}", "-fno-exceptions", *isa_flags])
+                own = KERNEL_FLAGS.get(kernel.stem, [])
+                macro = f"-DEVK_ISA={isa}"
+                yield self.job(kernel, isa, [macro, "-fno-exceptions", *own, *isa_flags])
 
     def job(self, source: Path, folder: str, flags: list[str]) -> Job:
         target = ROOT / BUILD / folder / f"{source.stem}.o"

@@ -16,7 +16,7 @@ unexport PYTHONPATH
 .NOTPARALLEL:
 
 demo: $(VENV)/.package
-	$(BIN)/evokern ea mnist --preset demo
+	$(BIN)/evokern ea mnist --preset quick
 
 data: $(VENV)/.package
 	$(BIN)/python -m evokern.problems.datasets

@@ -21,7 +21,14 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks import bench_growth, bench_network, bench_variation, limits
+from benchmarks import (
+    bench_generation,
+    bench_growth,
+    bench_network,
+    bench_variation,
+    limits,
+    memory,
+)
 from benchmarks.harness import Cases, Result, measure
 from evokern import _cpu
 from evokern.errors import ArgumentError, DataError, message
@@ -29,11 +36,15 @@ from evokern.errors import ArgumentError, DataError, message
 BENCHMARKS: dict[str, Callable[[bool], Cases]] = {
     "network": bench_network.cases,
     "variation": bench_variation.cases,
+    "generation": bench_generation.cases,
     "growth": bench_growth.cases,
     "limits": limits.cases,
 }
 
-NOTES: dict[str, Callable[[Sequence[Result]], list[str]]] = {"growth": bench_growth.notes}
+NOTES: dict[str, Callable[[Sequence[Result]], list[str]]] = {
+    "generation": bench_generation.notes,
+    "growth": bench_growth.notes,
+}
 """What a benchmark says below each of its tables."""
 
 COLUMNS = (
@@ -49,7 +60,9 @@ _FILE_COLUMNS = 120  # of tables that no terminal shows
 class Options:
     """Measure evokern beside its rivals and the limits of this machine."""
 
-    name: tyro.conf.Positional[Literal["all", "network", "variation", "growth", "limits"]] = "all"
+    name: tyro.conf.Positional[
+        Literal["all", "network", "variation", "generation", "growth", "limits", "memory"]
+    ] = "all"
     """What to measure."""
     rounds: int = 9
     """How often every contestant runs; reported are medians."""
@@ -85,6 +98,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for name, cases in BENCHMARKS.items():
         if options.name in ("all", name):
             _run(name, cases(options.quick), options, console, facts)
+    if options.name in ("all", "memory"):
+        for line in memory.report(options.quick):
+            console.print(line, soft_wrap=True)
     return 0
 
 

@@ -24,7 +24,7 @@ from evokern.population import allocate_genomes
 Run = Callable[[int], Any]
 """Does the work once with a number of threads, and returns its result."""
 
-_EXTRA = {"torch": "torch", "jax": "bench"}
+_EXTRA = {"torch": "torch", "jax": "bench", "evosax": "bench", "evox": "bench"}
 
 
 def missing(library: str) -> str:
@@ -170,22 +170,39 @@ def _jax_run() -> tuple[Any, Any]:
 
 
 def torch_children(work: Variation) -> Run:
-    """One child at a time, in place, with one random bit per gene; each thread makes its share.
+    """One child at a time, in place, with one random bit per gene; each thread makes its share."""
+    import torch
+
+    out = allocate_genomes(*work.genomes.shape)
+    make = torch_offspring(torch.from_numpy(work.genomes), torch.from_numpy(out))
+    first, second = work.parents.tolist()
+    sigma = work.sigma.tolist()
+
+    def run(threads: int) -> Any:
+        make(first, second, sigma, threads)
+        return out
+
+    return run
+
+
+Offspring = Callable[[list[int], list[int], list[float], int], None]
+"""Makes all offspring from first parents, second parents, sigma and a number of threads."""
+
+
+def torch_offspring(genomes: Any, out: Any) -> Offspring:
+    """Children of ``genomes`` [P, G] in ``out`` [P, G], one at a time on every thread.
 
     The bits become 0.0 or 1.0, eight at once from a table, and ``lerp`` then selects exactly: a
     quarter of the time of ``where``. Threads that make children side by side beat torch's own.
     """
     import torch
 
-    out = allocate_genomes(*work.genomes.shape)
-    parents, children = torch.from_numpy(work.genomes).unbind(), torch.from_numpy(out).unbind()
-    first, second = work.parents.tolist()
-    sigma = work.sigma.tolist()
-    genes = work.genomes.shape[1]
+    parents, children = genomes.unbind(), out.unbind()
+    genes = genomes.shape[1]
     words = -(-genes // 64)
     table = (torch.arange(256)[:, None] >> torch.arange(8) & 1).float()
 
-    def make(slots: range) -> None:
+    def make(first: list[int], second: list[int], sigma: list[float], slots: range) -> None:
         generator = torch.Generator().manual_seed(slots.start)
         random = torch.empty(words, dtype=torch.int64)
         index = torch.empty(words * 8, dtype=torch.int32)
@@ -203,9 +220,9 @@ def torch_children(work: Variation) -> Run:
             else:
                 child.copy_(a)
 
-    def run(threads: int) -> Any:
-        _share(make, len(children), threads, partial(torch.set_num_threads, 1))
-        return out
+    def run(first: list[int], second: list[int], sigma: list[float], threads: int) -> None:
+        chosen = partial(make, first, second, sigma)
+        _share(chosen, len(children), threads, partial(torch.set_num_threads, 1))
 
     return run
 

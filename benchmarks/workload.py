@@ -17,7 +17,8 @@ NETWORK = Network.mlp(196, [256, 128, 64], 10)
 
 SIGMA = 0.01
 
-_MULTIPLY_ADDS = sum(block.fan_in * block.outputs for block in NETWORK.layout.blocks)
+MULTIPLY_ADDS = sum(block.fan_in * block.outputs for block in NETWORK.layout.blocks)
+"""Of one network on one sample."""
 
 
 def genomes(population: int) -> F32:
@@ -45,7 +46,7 @@ class Evaluation:
     @property
     def operations(self) -> int:
         """Floating-point operations: the multiplications and additions of the dense layers."""
-        return 2 * _MULTIPLY_ADDS * len(self.genomes) * len(self.x)
+        return 2 * MULTIPLY_ADDS * len(self.genomes) * len(self.x)
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,8 @@ Every class also derives from the built-in exception a NumPy user would expect, 
 
 from __future__ import annotations
 
+from pathlib import Path
+
 
 class EvokernError(Exception):
     """Base of all errors that evokern raises on purpose."""
@@ -41,6 +43,28 @@ class DataError(EvokernError, OSError):
 
 class CheckpointError(EvokernError, OSError):
     """A stored model or run cannot be read."""
+
+
+class StorageError(EvokernError, OSError):
+    """A file of a run cannot be written: the disk is full, a limit or a right is in the way."""
+
+
+class FitnessError(EvokernError, ValueError):
+    """Selection has nothing to go by: every individual's fitness is NaN."""
+
+
+class ObjectiveError(EvokernError, RuntimeError):
+    """A function that the user gave (objective, phenotype) failed; names the individual."""
+
+
+class RunStopped(EvokernError):
+    """A run was asked to stop by a signal, and has saved; ``signal`` is its number."""
+
+    def __init__(self, folder: Path, step: str, signal: int) -> None:
+        super().__init__(
+            f"stopped after {step} and saved in {folder}; the same command goes on from there"
+        )
+        self.signal = signal
 
 
 def message(argument: str, expected: str, got: str, mend: str = "") -> str:

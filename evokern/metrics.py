@@ -1,28 +1,123 @@
-"""Metrics of a run: one JSON object per line, flushed at once."""
+"""Metrics of a run: one JSON object per line, written at once; and what a run folder tells."""
 
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from evokern.errors import CheckpointError, message
+from evokern.files import append, open_to_append, replace_file
+
+CONFIG = "config.json"
+METRICS = "metrics.jsonl"
+RESULT = "result.json"
+
+_FORMAT = 1
+
 
 class MetricsFile:
-    """Appends records to ``metrics.jsonl``."""
+    """Appends records to ``metrics.jsonl``; records after ``generation`` are dropped first.
 
-    def __init__(self, path: Path) -> None:
-        self._file = path.open("a", encoding="utf-8")
+    So a run that goes on from a checkpoint leaves the file that an unbroken run leaves.
+    """
+
+    def __init__(self, path: Path, generation: int = 0) -> None:
+        self._path = path
+        if path.exists():
+            kept = [record for record in read_metrics(path) if step_of(record) <= generation]
+            replace_file(path, "".join(map(_line, kept)).encode())
+        self._file = open_to_append(path)
 
     def write(self, record: dict[str, Any]) -> None:
         """Appends one record."""
-        self._file.write(json.dumps(record) + "\n")
-        self._file.flush()
+        append(self._file, self._path, _line(record).encode())
 
     def close(self) -> None:
         """Closes the file."""
         self._file.close()
 
 
+def _line(record: dict[str, Any]) -> str:
+    return json.dumps(record) + "\n"
+
+
+@dataclass(frozen=True)
+class Run:
+    """What a run folder tells: settings, records (oldest first), and the result when finished."""
+
+    folder: Path
+    config: dict[str, Any]
+    records: list[dict[str, Any]]
+    result: dict[str, Any] | None
+
+
+def read_run(folder: Path) -> Run:
+    """A run folder's ``config.json``, ``metrics.jsonl`` and, if there, ``result.json``.
+
+    Raises CheckpointError if the folder is no run or has no records yet.
+    """
+    if not (folder / CONFIG).is_file():
+        got = "no such folder" if not folder.is_dir() else f"a folder without {CONFIG}"
+        raise CheckpointError(message(str(folder), "the folder of a run", got))
+    config = read_json(folder / CONFIG)
+    if (found := config.get("format", _FORMAT)) != _FORMAT:
+        raise CheckpointError(message(str(folder / CONFIG), f"format {_FORMAT}", repr(found)))
+    path = folder / METRICS
+    records = read_metrics(path) if path.is_file() else []
+    if not records:
+        raise CheckpointError(f"{folder}: the run has no records yet")
+    result = read_json(folder / RESULT) if (folder / RESULT).is_file() else None
+    return Run(folder, config, records, result)
+
+
 def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """All records of a metrics file, oldest first."""
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    """All records of a metrics file, oldest first.
+
+    A last line that a crash cut off is left out. Raises CheckpointError if the file cannot be read
+    or another line is no record.
+    """
+    try:
+        lines = path.read_bytes().splitlines(keepends=True)
+    except OSError as error:
+        raise CheckpointError(f"{path}: cannot be read: {error.strerror}") from error
+    records: list[dict[str, Any]] = []
+    for number, line in enumerate(lines, 1):
+        record = _parse(line)
+        if record is None or not _has_step(record):
+            if number == len(lines) and not line.endswith(b"\n"):
+                break
+            wanted = "a JSON object with its generation or iteration"
+            raise CheckpointError(message(f"{path}, line {number}", wanted, repr(line[:80])))
+        records.append(record)
+    return records
+
+
+def step_of(record: dict[str, Any]) -> int:
+    """The generation of a record, or the iteration where training is by gradients."""
+    return int(record["generation"] if "generation" in record else record["iteration"])
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON object in a file. Raises CheckpointError."""
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise CheckpointError(f"{path}: cannot be read: {error.strerror}") from error
+    value = _parse(content)
+    if value is None:
+        raise CheckpointError(message(str(path), "a JSON object", repr(content[:80])))
+    return value
+
+
+def _has_step(record: dict[str, Any]) -> bool:
+    return isinstance(record.get("generation", record.get("iteration")), int)
+
+
+def _parse(content: bytes) -> dict[str, Any] | None:
+    try:
+        value = json.loads(content)
+    except (ValueError, RecursionError):  # bad JSON as well as bad UTF-8
+        return None
+    return value if isinstance(value, dict) else None

@@ -10,7 +10,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
+
+import numpy as np
+import numpy.typing as npt
 
 from evokern.errors import ArgumentError, ShapeError, message
 from evokern.layout import DenseGenes, GenomeLayout
@@ -188,6 +191,25 @@ class Network:
         """Dense layers ``inputs -> hidden... -> outputs``; the last one has no activation."""
         layers = [Dense(width, activation) for width in hidden] + [Dense(outputs)]
         return cls(tuple(layers), (inputs,))
+
+    @staticmethod
+    def from_module(module: Any, input_shape: Sequence[int]) -> Network:
+        """The architecture of a torch.nn.Sequential: see ``interop.from_module``."""
+        from evokern import interop
+
+        return interop.from_module(module, input_shape)
+
+    def genome_of(self, module: Any) -> npt.NDArray[np.float32]:
+        """The weights of a torch.nn.Sequential, float32 [G]: see ``interop.genome_of``."""
+        from evokern import interop
+
+        return interop.genome_of(self, module)
+
+    def to_module(self, genome: npt.NDArray[np.float32]) -> Any:
+        """A torch.nn.Sequential with the weights of ``genome`` [G]: see ``interop.to_module``."""
+        from evokern import interop
+
+        return interop.to_module(self, genome)
 
 
 def _output_shape(layer: Layer, shape: tuple[int, ...]) -> tuple[int, ...]:

@@ -1,34 +1,149 @@
-"""Curves of runs (matplotlib, imported when a curve is drawn)."""
+"""Curves of runs (matplotlib, imported when a curve is drawn; its global state stays as it is)."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
-from evokern.metrics import read_metrics
+from evokern.comparison import Group, X, median_curve
+from evokern.errors import ArgumentError, StorageError, message
+from evokern.metrics import read_metrics, step_of
+
+# Okabe and Ito's palette, told apart with any colour vision, without its yellow (too pale on
+# white); black is for reference lines. More curves than colours change the dashes.
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
+DASHES = ("-", "--", ":", "-.")
+
+_NAMES = {
+    "fitness/best": "best fitness",
+    "fitness/median": "median fitness",
+    "batch_accuracy/best": "accuracy of the best on its batch",
+    "holdout_accuracy/best": "accuracy of the best on the hold-out part",
+    "loss": "loss on the batch",
+}
+_OWN_CURVES = (("batch_accuracy/best", "holdout_accuracy/best"), ("fitness/best",), ("loss",))
+_LEGEND_INSIDE = 6  # more entries would cover the curves
 
 
 def plot_curve(metrics: Path, picture: Path, *, test_accuracy: float | None = None) -> None:
-    """Draws accuracy over generations of one run into ``picture`` (PNG)."""
-    import matplotlib
+    """Draws the accuracies of one run over generations; without any its best fitness, or its loss.
 
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-    from matplotlib.ticker import PercentFormatter
-
+    ``picture`` is PNG, PDF or SVG by its suffix.
+    """
     records = read_metrics(metrics)
-    generations = [record["generation"] for record in records]
-    figure, axes = pyplot.subplots(figsize=(7, 4.2), layout="constrained")
-    for name, label in (
-        ("batch_accuracy/best", "best of the batch, on the batch"),
-        ("holdout_accuracy/best", "best of the batch, on the hold-out part"),
-    ):
-        axes.plot(generations, [record[name] for record in records], label=label, linewidth=1.2)
-    if test_accuracy is not None:
-        label = f"chosen network, on the test set: {test_accuracy:.2%}"
-        axes.axhline(test_accuracy, color="black", linestyle="--", linewidth=1, label=label)
-    axes.set(xlabel="generation", ylabel="accuracy", ylim=(0, 1))
-    axes.yaxis.set_major_formatter(PercentFormatter(1))
-    axes.grid(alpha=0.3)
-    axes.legend(loc="lower right")
-    figure.savefig(picture, dpi=140)
-    pyplot.close(figure)
+    figure, axes = _figure()
+    there = {name for record in records for name in record if record[name] is not None}
+    names = next((names for names in _OWN_CURVES if there & set(names)), _OWN_CURVES[0])
+    for name, colour in zip(names, COLOURS, strict=False):
+        points = [(step_of(r), r[name]) for r in records if r.get(name) is not None]
+        if points:
+            axes.plot(*zip(*points, strict=True), label=_NAMES[name], color=colour)
+    _label_x(axes, "iteration" if "iteration" in there else "generation")
+    if names == _OWN_CURVES[0]:
+        _label_y(axes, "accuracy")
+        axes.set_ylim(0, 1)
+        if test_accuracy is not None:
+            label = f"chosen network on the test set: {test_accuracy:.2%}"
+            axes.axhline(test_accuracy, color="black", linestyle="--", linewidth=1, label=label)
+    else:
+        _label_y(axes, names[0])
+    if axes.lines:
+        axes.legend(loc="lower right", frameon=False)
+    _save(figure, picture)
+
+
+def plot_groups(
+    groups: Sequence[Group],
+    picture: Path,
+    *,
+    metric: str = "holdout_accuracy/best",
+    x: X = "generation",
+    y_range: tuple[float, float] | None = None,
+) -> None:
+    """Draws a metric of every group: median line and inter-quartile band over its runs.
+
+    ``comparison.median_curve`` says which places a curve has. ``picture`` is PNG, PDF or SVG by
+    its suffix. Raises ArgumentError for a metric that a run lacks.
+    """
+    curves = [median_curve(group, metric, x) for group in groups]
+    figure, axes = _figure()
+    unit, divisor = x.replace("generation", _step_name(groups)), 1.0
+    if x == "seconds":
+        unit, divisor = _time_unit(max(curve.x[-1] for curve in curves))
+    for i, (group, curve) in enumerate(zip(groups, curves, strict=True)):
+        colour = COLOURS[i % len(COLOURS)]
+        dashes = DASHES[i // len(COLOURS) % len(DASHES)]
+        many = curve.runs > 1
+        label = f"{group.label} ({curve.runs} runs)" if many else group.label
+        # A single record is a point, which a line does not show.
+        marker = "o" if len(curve.x) == 1 else None
+        axes.plot(curve.x / divisor, curve.median, dashes, color=colour, label=label, marker=marker)
+        if many:
+            axes.fill_between(
+                curve.x / divisor, curve.q1, curve.q3, color=colour, alpha=0.2, linewidth=0
+            )
+    _label_x(axes, unit)
+    _label_y(axes, metric)
+    if y_range is not None:
+        axes.set_ylim(*y_range)
+    title = "median, quartiles" if any(curve.runs > 1 for curve in curves) else None
+    if len(groups) > _LEGEND_INSIDE:
+        figure.set_size_inches(10.5, 4.5)
+        figure.legend(loc="outside right upper", title=title, frameon=False, fontsize="small")
+    else:
+        axes.legend(loc="best", title=title, framealpha=0.85, edgecolor="none")
+    _save(figure, picture)
+
+
+def _figure() -> tuple[Any, Any]:
+    # Without pyplot: a run that is started in a notebook must not change its back end.
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(7.5, 4.5), layout="constrained")
+    axes = figure.add_subplot()
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.grid(alpha=0.3, linewidth=0.7)
+    axes.margins(x=0.01)
+    return figure, axes
+
+
+def _label_x(axes: Any, name: str) -> None:
+    axes.set_xlabel({"samples": "training samples"}.get(name, name))
+    if not name.startswith("time"):
+        from matplotlib.ticker import MaxNLocator, StrMethodFormatter
+
+        axes.xaxis.set_major_locator(MaxNLocator(nbins=7, integer=True))
+        axes.xaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
+
+
+def _label_y(axes: Any, metric: str) -> None:
+    axes.set_ylabel(_NAMES.get(metric, metric))
+    if "accuracy" in metric:
+        from matplotlib.ticker import PercentFormatter
+
+        axes.yaxis.set_major_formatter(PercentFormatter(1))
+
+
+def _step_name(groups: Sequence[Group]) -> str:
+    records = [record for group in groups for run in group.runs for record in run.records[:1]]
+    names = [name for name in ("generation", "iteration") if any(name in r for r in records)]
+    return " or ".join(names) or "generation"
+
+
+def _time_unit(seconds: float) -> tuple[str, float]:
+    if seconds < 300:
+        return "time [s]", 1.0
+    return ("time [min]", 60.0) if seconds < 3 * 3600 else ("time [h]", 3600.0)
+
+
+def _save(figure: Any, picture: Path) -> None:
+    known = figure.canvas.get_supported_filetypes()
+    if picture.suffix[1:].lower() not in known:
+        wanted = "a file name that ends in .png, .pdf or .svg"
+        raise ArgumentError(message("picture", wanted, repr(str(picture))))
+    try:
+        picture.parent.mkdir(parents=True, exist_ok=True)
+        figure.savefig(picture, dpi=150)
+    except OSError as error:
+        raise StorageError(f"{picture}: cannot be written: {error.strerror or error}") from error

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import time
+from contextlib import suppress
 from types import TracebackType
-from typing import Any, Self
+from typing import Self
 
 from rich.console import Console
 from rich.progress import (
@@ -21,10 +22,14 @@ _PLAIN_SECONDS = 5.0  # between plain lines
 
 
 class Progress:
-    """Shows records of ``drivers.run.measure`` while a run of ``generations`` goes on."""
+    """Shows how far a run is. ``done`` of the ``total`` steps were done before this one began."""
 
-    def __init__(self, generations: int, console: Console | None = None) -> None:
-        self._generations = generations
+    def __init__(
+        self, unit: str, total: int, done: int = 0, console: Console | None = None
+    ) -> None:
+        self._unit = unit
+        self._total = total
+        self._done = done
         self._console = console or Console()
         self._started = time.monotonic()
         self._last_plain = -_PLAIN_SECONDS
@@ -36,7 +41,7 @@ class Progress:
             console=self._console,
             disable=not self._console.is_terminal,
         )
-        self._task = self._live.add_task("starting", total=generations)
+        self._task = self._live.add_task("starting", total=total, completed=done)
 
     def __enter__(self) -> Self:
         self._live.start()
@@ -50,24 +55,18 @@ class Progress:
     ) -> None:
         self._live.stop()
 
-    def show(self, record: dict[str, Any]) -> None:
-        """Takes the newest record."""
-        generation = record["generation"]
+    def show(self, step: int, text: str) -> None:
+        """Takes the newest step and what to say of it."""
         elapsed = time.monotonic() - self._started
-        rate = generation / max(elapsed, 1e-9)
-        text = (
-            f"fitness {record['fitness/best']:.4f} (median {record['fitness/median']:.4f})  "
-            f"hold-out {record['holdout_accuracy/best']:.2%}  {rate:.1f} gen/s"
-        )
-        self._live.update(self._task, completed=generation, description=text)
+        rate = max(step - self._done, 1) / max(elapsed, 1e-9)
+        text = f"{text}  {rate:.1f} {self._unit}s/s"
+        self._live.update(self._task, completed=step, description=text)
         if self._console.is_terminal:
             return
-        last = generation == self._generations
-        if last or elapsed - self._last_plain >= _PLAIN_SECONDS:
+        if step == self._total or elapsed - self._last_plain >= _PLAIN_SECONDS:
             self._last_plain = elapsed
-            left = (self._generations - generation) / rate
-            width = len(str(self._generations))
-            print(
-                f"generation {generation:>{width}}/{self._generations}  {text}  {left:.0f} s left",
-                flush=True,
-            )
+            left = (self._total - step) / rate
+            width = len(str(self._total))
+            line = f"{self._unit} {step:>{width}}/{self._total}  {text}  {left:.0f} s left"
+            with suppress(OSError):  # a reader that went away, or a full disk, stops no run
+                print(line, flush=True)

@@ -6,10 +6,27 @@ from decimal import Context, Decimal
 
 import numpy as np
 
+from evokern.backends.reference.random import cosine
+
 _DIGITS = Context(prec=40)
 
 
-def exponential_decay(start: float, rate: float, generation: int) -> np.float32:
-    """start * rate^generation (Eq. 5.3 with k = 1), by decimal arithmetic, rounded once."""
-    power = _DIGITS.power(Decimal(repr(rate)), Decimal(generation))
-    return np.float32(_DIGITS.multiply(Decimal(repr(start)), power))
+def exponential_decay(start: float, rate: float, generation: int, *, period: int = 1) -> np.float32:
+    """start * rate^(generation / period) (Eq. 5.3, k = period), in decimal with 40 digits.
+
+    ``start`` and ``rate`` are what they are written as: 0.1 is a tenth.
+    """
+    exponent = _DIGITS.divide(Decimal(int(generation)), Decimal(int(period)))
+    power = _DIGITS.power(Decimal(repr(float(rate))), exponent)
+    return np.float32(_DIGITS.multiply(Decimal(repr(float(start))), power))
+
+
+def cosine_cycle(start: float, end: float, generation: int, *, period: int) -> np.float32:
+    """end + (start - end) / 2 * (1 + cos(pi * t / period)), t = generation mod period.
+
+    It falls from ``start`` towards ``end`` and starts anew every ``period`` generations
+    (Loshchilov and Hutter, "SGDR", 2017, Eq. 5; the cyclic schedule of the authors' program).
+    """
+    turns = np.float32((generation % period) / period)  # of pi
+    half = np.float32(0.5) * (np.float32(1) + cosine(turns))
+    return np.float32(end) + (np.float32(start) - np.float32(end)) * half

@@ -14,16 +14,8 @@ import pytest
 
 from evokern.errors import ArgumentError, DataError
 from evokern.problems import datasets
-from evokern.problems.datasets import (
-    IDX_SETS,
-    Dataset,
-    IdxSet,
-    cache_dir,
-    holdout_split,
-    load,
-    main,
-    mean_image,
-)
+from evokern.problems.catalogue import IDX_SETS, IdxSet
+from evokern.problems.datasets import Dataset, cache_dir, holdout_split, load, main, mean_image
 from evokern.problems.fetch import RawFile, SourceError
 
 NAMES = (
@@ -334,20 +326,23 @@ class TestCommand:
             f"{tmp_path / 'tiny'}: already there, SHA-256 as expected",
         ]
 
-    def test_default_is_all(
+    def test_default(
         self,
         tmp_path: Path,
         add_set: Callable[..., None],
         monkeypatch: pytest.MonkeyPatch,
         capsys: pytest.CaptureFixture[str],
     ) -> None:
+        assert datasets.DEFAULT_NAMES == ("mnist", "fashion-mnist")
         add_set(FakeSource())
-        monkeypatch.setattr(
-            datasets, "IDX_SETS", {"tiny": IDX_SETS["tiny"], "other": IDX_SETS["tiny"]}
-        )
+        for name in datasets.DEFAULT_NAMES:
+            monkeypatch.setitem(IDX_SETS, name, IDX_SETS["tiny"])
         assert main([]) == 0
-        assert len(capsys.readouterr().out.splitlines()) == 2
-        assert stored(tmp_path / "other") == sorted(NAMES)
+        assert [line.partition(": ")[0] for line in capsys.readouterr().out.splitlines()] == [
+            str(tmp_path / "mnist"),
+            str(tmp_path / "fashion-mnist"),
+        ]
+        assert stored(tmp_path / "fashion-mnist") == sorted(NAMES)
 
     def test_failure_does_not_stop_the_rest(
         self, tmp_path: Path, add_set: Callable[..., None], capsys: pytest.CaptureFixture[str]

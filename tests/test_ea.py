@@ -15,18 +15,23 @@ from evokern.drivers.ea import (
     EAConfig,
     first_generation,
     next_generation,
+    mutation_strength,
     select_parents,
-    sigma_at,
 )
-from evokern.drivers.run import new_run_folder, train
+from evokern.drivers.run import run_folder
+from evokern.drivers.train import RunConfig, train
 from evokern.errors import ArgumentError, CheckpointError, DataError, MemoryLimitError
 from evokern.metrics import read_metrics
 from evokern.population import allocate_genomes
 from evokern.problems import datasets
-from evokern.problems.classification import Classification, thesis_network
+from evokern.problems.classification import (
+    Classification,
+    ClassificationConfig,
+    thesis_network,
+)
 from evokern.problems.datasets import Dataset
 from evokern.schedules import exponential_decay
-from evokern.selection import rank, truncation_parents
+from evokern.selection import draw_truncation, rank
 
 SMALL = Network((MaxPool2d(2), Flatten(), Dense(8, "relu"), Dense(10)), (1, 28, 28))
 
@@ -47,11 +52,13 @@ def digits() -> Dataset:
 
 
 def problem_of(dataset: Dataset, **options: int) -> Classification:
-    return Classification(dataset, SMALL, **{"batch": 64, "seed": 1, **options})
+    settings = {"batch": 64, "seed": 1, **options}
+    config = ClassificationConfig(batch=settings["batch"])
+    return Classification(dataset, SMALL, config, seed=settings["seed"])
 
 
 def config_of(**options: object) -> EAConfig:
-    values = {"population": 20, "batch": 64, "generations": 12, "sigma": 0.1, "seed": 1}
+    values = {"population": 20, "generations": 12, "sigma": 0.1, "seed": 1}
     return EAConfig(**{**values, **options})  # type: ignore[arg-type]
 
 
@@ -60,14 +67,13 @@ def test_rank_puts_nan_last_and_settles_ties_by_number():
     assert_array_equal(rank(fitness), [5, 2, 4, 0, 3, 1, 6])
 
 
-def test_truncation_draws_parents_from_the_best_only():
-    order = np.arange(100, dtype=np.int32)[::-1].copy()
-    parents = truncation_parents(order, 10, 2, 500, seed=3, generation=4, first=0)
-    assert parents.dtype == np.int32
-    assert parents.shape == (2, 500)
-    assert set(parents.ravel()) == set(range(90, 100))
-    shard = truncation_parents(order, 10, 2, 200, seed=3, generation=4, first=300)
-    assert_array_equal(shard, parents[:, 300:])
+def test_truncation_draws_places_of_the_best_only():
+    places = draw_truncation(10, 2, 500, seed=3, generation=4, first=0)
+    assert places.dtype == np.int32
+    assert places.shape == (2, 500)
+    assert set(places.ravel()) == set(range(10))
+    shard = draw_truncation(10, 2, 200, seed=3, generation=4, first=300)
+    assert_array_equal(shard, places[:, 300:])
 
 
 def test_exponential_decay_is_rounded_once():
@@ -77,37 +83,33 @@ def test_exponential_decay_is_rounded_once():
 
 
 def test_slots_are_elites_then_crossover_then_mutation():
-    config = config_of(elite_share=0.1, crossover_share=0.5)
+    config = config_of(elites=0.1, crossover_share=0.5)
     order = np.arange(20, dtype=np.int32)
     parents = select_parents(order, config, 3)
     assert_array_equal(parents[:, :2], [[0, 1], [0, 1]])
     assert (parents[0, 2:12] != parents[1, 2:12]).any()
+    assert (parents[0] <= parents[1]).all()  # the fitter first
     assert_array_equal(parents[0, 12:], parents[1, 12:])
     assert parents.max() < 10
-    sigma = sigma_at(config, 1)
-    assert_array_equal(sigma, np.repeat(np.float32([0, 0.1]), [12, 8]))
+    strength = mutation_strength(np.full(20, 0.1, np.float32), config)
+    assert_array_equal(strength, np.repeat(np.float32([0, 0.1]), [12, 8]))
 
 
 def test_a_generation_keeps_elites_and_recombines_parents(digits):
-    problem, config = problem_of(digits), config_of(elite_share=0.1, crossover_share=0.5)
+    problem, config = problem_of(digits), config_of(elites=0.1, crossover_share=0.5)
     population = first_generation(problem, config)
-    out = allocate_genomes(20, SMALL.layout.size)
-    following = next_generation(population, problem, config, 1, out)
+    before = population.genomes[population.rows]
+    following = next_generation(population, problem, config, 1)
+    after = following.genomes[following.rows]
     order = rank(population.fitness)
     parents = select_parents(order, config, 1)
-    assert_array_equal(following.genomes[:2], population.genomes[order[:2]])
+    assert_array_equal(after[:2], before[order[:2]])
     for slot in range(2, 12):
-        first, second = population.genomes[parents[:, slot]]
-        child = following.genomes[slot]
-        assert ((child == first) | (child == second)).all()
-    loss, correct = ops.network_loss(
-        following.genomes,
-        SMALL,
-        problem.train.x[problem.batch_of(1)],
-        problem.train.y[problem.batch_of(1)],
-    )
+        first, second = before[parents[:, slot]]
+        assert ((after[slot] == first) | (after[slot] == second)).all()
+    samples = problem.batch_of(1)
+    loss, _ = ops.network_loss(after, SMALL, problem.train.x[samples], problem.train.y[samples])
     assert_array_equal(following.fitness, -loss)
-    assert_array_equal(following.correct, correct)
 
 
 def test_batches_go_through_every_epoch_without_replacement(digits):
@@ -123,9 +125,9 @@ def test_two_runs_of_one_seed_are_the_same_and_learn(digits, tmp_path):
     config = config_of(generations=300, population=40, crossover_share=0.6)
     results = []
     for name in ("a", "b"):
-        (tmp_path / name).mkdir()
-        results.append(train(problem_of(digits), config, tmp_path / name, log_every=10))
-    genomes = [load_network(result.model)[1]["genomes"] for result in results]
+        results.append(train(problem_of(digits), config, tmp_path / name, RunConfig(log_every=10)))
+    files = [tmp_path / name / "best.safetensors" for name in ("a", "b")]
+    genomes = [load_network(file)[1]["genomes"] for file in files]
     assert_array_equal(genomes[0].view(np.uint32), genomes[1].view(np.uint32))
     assert results[0].test_accuracy == results[1].test_accuracy
     assert results[0].test_accuracy > 0.5  # chance is 0.1
@@ -156,20 +158,25 @@ def test_a_file_that_is_no_network_is_refused(tmp_path, content):
         load_network(path)
 
 
-def test_a_run_folder_is_never_taken_twice(tmp_path):
-    names = [new_run_folder(tmp_path / "runs" / "mnist").name for _ in range(3)]
-    assert names == ["mnist", "mnist-2", "mnist-3"]
+def test_a_run_folder_is_taken_by_the_same_settings_only(tmp_path):
+    wanted = tmp_path / "runs" / "mnist"
+    assert run_folder(wanted, {"seed": 1}) == wanted
+    wanted.mkdir(parents=True)
+    (wanted / "config.json").write_text('{"seed": 1}')
+    assert run_folder(wanted, {"seed": 1}) == wanted
+    assert run_folder(wanted, {"seed": 2}).name == "mnist-2"
 
 
 @pytest.mark.parametrize(
     ("options", "name"),
     [
         ({"population": 0}, "population"),
-        ({"elite_share": 1.5}, "elite_share"),
-        ({"elite_share": 0.5, "crossover_share": 0.6}, "elite_share \\+ crossover_share"),
+        ({"elites": 1.5}, "elites"),
+        ({"elites": -1}, "elites"),
+        ({"elites": 0.5, "crossover_share": 0.6}, "elites \\+ crossover_share"),
         ({"sigma": -0.1}, "sigma"),
         ({"sigma": float("nan")}, "sigma"),
-        ({"sigma_decay": 0.0}, "sigma"),
+        ({"sigma_decay": 0.0}, "sigma_decay"),
     ],
 )
 def test_settings_out_of_range_are_refused(options, name):
@@ -199,20 +206,20 @@ def test_the_command_runs_and_says_where_everything_is(digits, tmp_path, monkeyp
     monkeypatch.setattr(datasets, "load", lambda name: replace(digits, name=name))
     monkeypatch.chdir(tmp_path)
     settings = ["--population", "10", "--batch", "32", "--generations", "3", "--log-every", "1"]
-    assert main(["ea", "mnist", "--preset", "demo", *settings]) == 0
+    assert main(["ea", "mnist", "--preset", "quick", *settings]) == 0
     output = capsys.readouterr().out
     assert "generation 3/3" in output
     assert "test accuracy" in output
-    assert "runs/mnist-demo/best.safetensors" in output
-    config = json.loads((tmp_path / "runs/mnist-demo/config.json").read_text())
+    assert "runs/mnist-quick/best.safetensors" in output
+    config = json.loads((tmp_path / "runs/mnist-quick/config.json").read_text())
     assert (config["population"], config["crossover_share"]) == (10, 0.8)
 
 
 def test_the_command_reports_a_setting_out_of_range_without_a_traceback(capsys):
     with pytest.raises(SystemExit) as stop:
-        main(["ea", "mnist", "--elite-share", "2"])
+        main(["ea", "mnist", "--elites", "2.5"])
     assert stop.value.code == 2
-    assert "elite_share: expected a share in [0, 1], got 2.0" in capsys.readouterr().err
+    assert "elites: expected a count >= 0 or a share in [0, 1], got 2.5" in capsys.readouterr().err
 
 
 def test_the_command_reports_missing_data_without_a_traceback(monkeypatch, capsys):

@@ -1,4 +1,4 @@
-"""The places that files come from: mirrors, Python and Debian packages. Nothing goes online."""
+"""Where files come from: mirrors, packages, the publisher's address. Nothing goes online."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import gzip
 import hashlib
 import importlib.util
 import io
+import logging
 import os
 import stat
 import tarfile
@@ -13,8 +14,17 @@ from pathlib import Path
 
 import pytest
 
+from evokern.errors import DataError, message
 from evokern.problems import fetch
-from evokern.problems.fetch import DebianPackage, Mirror, RawFile, Sdist, SourceError
+from evokern.problems.fetch import (
+    DebianPackage,
+    Mirror,
+    PublishedFile,
+    RawFile,
+    Sdist,
+    SourceError,
+    obtain_published,
+)
 
 IMAGES = "train-images-idx3-ubyte"
 LABELS = "train-labels-idx1-ubyte"
@@ -143,3 +153,139 @@ class TestDebianPackage:
         self.install(tmp_path, monkeypatch, apt_get="exec sleep 20", dpkg_deb="")
         with pytest.raises(SourceError, match="timed out"):
             list(DebianPackage("tiny-data").read([raw(IMAGES, self.CONTENT)]))
+
+
+CONTENT = b"packed content"
+
+
+def only_packed(path: Path) -> None:
+    if not path.read_bytes().startswith(b"packed"):
+        raise DataError(message(str(path), "packed bytes", "others"))
+
+
+class TestPublished:
+    """A file published at web/data.gz and kept in cache/."""
+
+    @pytest.fixture(autouse=True)
+    def _folders(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(fetch, "BLOCK_BYTES", 4)
+        (tmp_path / "web").mkdir()
+        (tmp_path / "web" / "data.gz").write_bytes(CONTENT)
+        self.web, self.cache = tmp_path / "web" / "data.gz", tmp_path / "cache"
+        self.path = self.cache / "data.gz"
+
+    def known(self, content: bytes = CONTENT) -> PublishedFile:
+        digest = hashlib.sha256(content).hexdigest()
+        return PublishedFile(self.web.as_uri(), len(content), digest)
+
+    def unknown(self) -> PublishedFile:
+        return PublishedFile(self.web.as_uri(), check=only_packed)
+
+    def stored(self) -> list[str]:
+        return sorted(path.name for path in self.cache.glob("*"))
+
+    def put(self, content: bytes) -> None:
+        self.cache.mkdir()
+        self.path.write_bytes(content)
+
+    def test_fetches_once(self) -> None:
+        assert obtain_published(self.cache, self.known(), download=True) == self.path
+        assert self.path.read_bytes() == CONTENT
+        self.web.unlink()
+        assert obtain_published(self.cache, self.known(), download=True) == self.path
+        assert obtain_published(self.cache, self.known(), download=False) == self.path
+        assert self.stored() == ["data.gz"]
+
+    def test_missing_file(self) -> None:
+        with pytest.raises(DataError) as caught:
+            obtain_published(self.cache, self.known(), download=False)
+        assert str(caught.value) == (
+            f"{self.path}: expected a file, got none; let it be fetched (download=True) or put the "
+            f"file from {self.web.as_uri()} there"
+        )
+        assert not self.cache.exists()
+
+    @pytest.mark.parametrize(
+        ("bad", "fault"),
+        [
+            (b"packed contenT", "expected SHA-256 .{64}, got .{64}"),
+            (b"packed", "expected 14 bytes, got 6"),
+            (b"packed contents", "expected 14 bytes, got more"),
+            (b"", "expected 14 bytes, got 0"),
+        ],
+    )
+    def test_corrupt(self, bad: bytes, fault: str, caplog: pytest.LogCaptureFixture) -> None:
+        self.put(bad)
+        with pytest.raises(DataError, match=f"{self.path}: {fault}; let it be fetched"):
+            obtain_published(self.cache, self.known(), download=False)
+        with caplog.at_level(logging.WARNING):
+            obtain_published(self.cache, self.known(), download=True)
+        assert "fetching it again" in caplog.text
+        assert self.path.read_bytes() == CONTENT
+
+        self.web.write_bytes(bad)
+        self.path.unlink()
+        with pytest.raises(DataError, match=f"cache: expected data.gz from .*, got {fault}; put"):
+            obtain_published(self.cache, self.known(), download=True)
+        assert self.stored() == []
+
+    def test_absent_on_the_web(self) -> None:
+        self.web.unlink()
+        with pytest.raises(DataError, match=r"got .*No such file.*; put the file from there into"):
+            obtain_published(self.cache, self.known(), download=True)
+        assert self.stored() == []
+
+    def test_folder_that_cannot_be_made(self) -> None:
+        self.cache.write_text("in the way")
+        with pytest.raises(DataError, match=r"cache: .*set EVOKERN_DATA"):
+            obtain_published(self.cache / "set", self.known(), download=True)
+
+    @pytest.mark.parametrize("by_hand", [False, True])
+    def test_first_seen_is_recorded(self, by_hand: bool, caplog: pytest.LogCaptureFixture) -> None:
+        if by_hand:
+            self.put(CONTENT)
+            self.web.unlink()
+        with caplog.at_level(logging.INFO):
+            obtain_published(self.cache, self.unknown(), download=not by_hand)
+        digest = hashlib.sha256(CONTENT).hexdigest()
+        assert caplog.messages[-1] == f"{self.path}: no published checksum; recorded {digest}"
+        assert self.stored() == ["data.gz", "data.gz.sha256"]
+        record = self.cache / "data.gz.sha256"
+        assert record.read_text() == f"{digest}  data.gz\n"
+
+        caplog.clear()
+        obtain_published(self.cache, self.unknown(), download=False)
+        assert caplog.messages == []
+
+    def test_later_files_are_held_to_the_record(self) -> None:
+        obtain_published(self.cache, self.unknown(), download=True)
+        other = b"packed otherwise"
+        self.path.write_bytes(other)
+        with pytest.raises(DataError, match=f"{self.path}: expected SHA-256 .*; let it be fetched"):
+            obtain_published(self.cache, self.unknown(), download=False)
+        obtain_published(self.cache, self.unknown(), download=True)
+        assert self.path.read_bytes() == CONTENT
+
+        self.web.write_bytes(other)
+        self.path.unlink()
+        with pytest.raises(DataError, match=r"data.gz from .*, got expected SHA-256"):
+            obtain_published(self.cache, self.unknown(), download=True)
+        assert self.stored() == ["data.gz.sha256"]
+
+    def test_wrong_format_is_not_recorded(self) -> None:
+        self.put(b"<html>")
+        with pytest.raises(
+            DataError, match=f"^{self.path}: expected packed bytes, got others; let"
+        ):
+            obtain_published(self.cache, self.unknown(), download=False)
+        self.web.write_bytes(b"<html>")
+        with pytest.raises(DataError, match=r"^cache: .*, got expected packed bytes, got others; "):
+            obtain_published(self.cache, self.unknown(), download=True)
+        assert self.stored() == ["data.gz"]
+
+    @pytest.mark.parametrize("record", ["", "<html>", "0" * 63, "é"])
+    def test_damaged_record(self, record: str) -> None:
+        self.put(CONTENT)
+        (self.cache / "data.gz.sha256").write_text(record, encoding="utf-8")
+        with pytest.raises(DataError, match=r"data.gz.sha256: expected"):
+            obtain_published(self.cache, self.unknown(), download=True)

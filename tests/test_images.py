@@ -1,69 +1,16 @@
-"""Images as arrays: IDX files, mean image, normalisation, hold-out split."""
+"""Images as arrays: mean image, normalisation, hold-out split."""
 
 from __future__ import annotations
 
 import math
-import struct
-from random import Random
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from evokern.errors import ArgumentError, DataError, DtypeError, ShapeError
-from evokern.problems.datasets import holdout_split, mean_image, normalise, parse_idx
-
-
-class TestParseIdx:
-    def test_labels(self) -> None:
-        got = parse_idx(b"\x00\x00\x08\x01\x00\x00\x00\x03\x07\x02\xff", "labels")
-        assert got.tolist() == [7, 2, 255]
-        assert got.dtype == np.uint8
-
-    def test_images_are_row_major(self) -> None:
-        content = bytes([0, 0, 8, 3, 0, 0, 0, 1, 0, 0, 0, 2, 0, 0, 0, 3, 1, 2, 3, 4, 5, 6])
-        assert parse_idx(content, "images").tolist() == [[[1, 2, 3], [4, 5, 6]]]
-
-    @pytest.mark.parametrize(
-        ("content", "text"),
-        [
-            (b"", "magic 00 00 08 AXES, AXES 1 to 3, got ''"),
-            (b"\x00\x00\x08", "magic 00 00 08 AXES, AXES 1 to 3, got 00 00 08"),
-            (b"\x00\x00\x0d\x01\x00\x00\x00\x00", "got 00 00 0d 01"),
-            (b"\x00\x00\x08\x00", "got 00 00 08 00"),
-            (b"\x00\x00\x08\x04" + bytes(16), "got 00 00 08 04"),
-            (b"\x1f\x8b\x08\x08" + bytes(16), "got 1f 8b 08 08"),
-            (b"\x00\x00\x08\x03\x00\x00\x00\x01", "a header of 16 bytes, got 8 bytes"),
-            (
-                b"\x00\x00\x08\x01\x00\x00\x00\x03\x07\x02",
-                r"11 bytes for the shape \[3\], got 10 bytes",
-            ),
-            (
-                b"\x00\x00\x08\x01\x00\x00\x00\x01\x07\x02",
-                r"9 bytes for the shape \[1\], got 10 bytes",
-            ),
-            (
-                b"\x00\x00\x08\x03" + b"\xff" * 12,
-                r"79228162458924105385300197391 bytes for .*, got 16 bytes",
-            ),
-        ],
-    )
-    def test_malformed(self, content: bytes, text: str) -> None:
-        with pytest.raises(DataError, match=f"a file: expected .*{text}"):
-            parse_idx(content, "a file")
-
-    @given(st.lists(st.integers(0, 5), min_size=1, max_size=3), st.randoms())
-    def test_whole_files_only(self, shape: list[int], random: Random) -> None:
-        data = random.randbytes(math.prod(shape))
-        content = bytes([0, 0, 8, len(shape)]) + struct.pack(f">{len(shape)}I", *shape) + data
-        array = parse_idx(content, "a file")
-        assert array.shape == tuple(shape)
-        assert array.tobytes() == data
-        with pytest.raises(DataError):
-            parse_idx(content[: random.randrange(len(content))], "a file")
-        with pytest.raises(DataError):
-            parse_idx(content + b"\x00", "a file")
+from evokern.errors import ArgumentError, DtypeError, ShapeError
+from evokern.problems.datasets import Dataset, holdout_split, mean_image, normalise
 
 
 class TestMeanImage:
@@ -89,10 +36,18 @@ class TestMeanImage:
         images = np.random.default_rng(0).integers(0, 256, (101, 5, 4), np.uint8)
         np.testing.assert_array_equal(mean_image(images), mean_image(images[::-1]))
 
+    def test_colours(self) -> None:
+        images = np.arange(2 * 3 * 2 * 1).reshape(2, 3, 2, 1).astype(np.uint8)
+        mean = mean_image(images)
+        assert mean.dtype == np.float32
+        assert mean.tolist() == [[[3], [4]], [[5], [6]], [[7], [8]]]
+
     def test_bad_input(self) -> None:
         with pytest.raises(DtypeError, match="images: expected uint8, got float64"):
             mean_image(np.zeros((2, 3, 3)))
-        with pytest.raises(ShapeError, match=r"images: expected \[N, H, W\], got shape \[9, 3\]"):
+        with pytest.raises(
+            ShapeError, match=r"expected \[N, H, W\] or \[N, C, H, W\], got .* \[9, 3\]"
+        ):
             mean_image(np.zeros((9, 3), np.uint8))
         with pytest.raises(ShapeError, match="N >= 1"):
             mean_image(np.zeros((0, 3, 3), np.uint8))
@@ -112,6 +67,20 @@ class TestNormalise:
             "0x0.0p+0",
             "0x1.0bc5b60000000p-2",
         ]
+
+    def test_colours(self) -> None:
+        images = np.array([[[[255, 0]], [[51, 102]]]], np.uint8)
+        got = normalise(images, np.array([[[0, 0]], [[51, 0]]], np.float32))
+        assert got.dtype == np.float32
+        assert got.shape == (1, 2, 1, 2)
+        np.testing.assert_array_equal(got, np.array([[[[1, 0]], [[0, 0.4]]]], np.float32))
+
+    def test_grey_and_one_channel_agree(self) -> None:
+        images = np.arange(30).reshape(2, 5, 3).astype(np.uint8)
+        mean = mean_image(images)
+        np.testing.assert_array_equal(
+            normalise(images, mean), normalise(images[:, None], mean[None])
+        )
 
     def test_every_pixel_value(self) -> None:
         images = np.arange(256, dtype=np.uint8).reshape(2, 8, 16)
@@ -175,3 +144,15 @@ class TestHoldoutSplit:
     def test_bad_share(self, share: float) -> None:
         with pytest.raises(ArgumentError, match=r"train_share: expected a share in \(0, 1\)"):
             holdout_split(60_000, train_share=share)
+
+
+class TestImageShape:
+    @pytest.mark.parametrize(
+        ("shape", "expected"),
+        [((2, 28, 27), (1, 28, 27)), ((2, 3, 32, 31), (3, 32, 31)), ((0, 1, 4, 5), (1, 4, 5))],
+    )
+    def test_channels_height_width(
+        self, shape: tuple[int, ...], expected: tuple[int, int, int]
+    ) -> None:
+        images, labels = np.zeros(shape, np.uint8), np.zeros(shape[0], np.uint8)
+        assert Dataset("tiny", images, labels, images, labels).image_shape == expected

@@ -19,12 +19,13 @@ CSRC = ROOT / "csrc"
 # Imports point to the same line or to one above. What is not named here (the command, testing,
 # helpers, evokern/__init__.py) stands below all others.
 LAYERS = [
-    "_version errors memory layout network lineage rules",
+    "_version errors _values memory layout network lineage _program rules files interop",
     "_cpu backends",
     "_table",
     "_arrays _checks",
     "ops",
-    "population selection schedules nes checkpoint metrics plots progress",
+    "population selection schedules nes ensemble checkpoint metrics comparison"
+    " plots progress tensorboard",
     "problems",
     "drivers",
 ]

@@ -1,127 +1,154 @@
-"""The loop shell of a training run: generations, progress, metrics and what is left at the end."""
+"""The shell that long runs share: folder and settings, records, signals.
+
+A run lives in a folder: config.json, metrics.jsonl, checkpoints/ and, at its end, the networks,
+curves.png and, written last, result.json. Only one process works in a folder at a time.
+"""
 
 from __future__ import annotations
 
-import time
-from dataclasses import asdict, dataclass
+import hashlib
+import json
+import signal
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from types import FrameType
+from typing import Any, Self, TypeVar
 
-import numpy as np
-
-from evokern.checkpoint import save_network, write_json
-from evokern.drivers.ea import EAConfig, first_generation, next_generation
-from evokern.errors import ArgumentError, message
-from evokern.metrics import MetricsFile
-from evokern.plots import plot_curve
-from evokern.population import Population, allocate_genomes
-from evokern.problems.classification import Classification
+from evokern.checkpoint import write_json
+from evokern.errors import ArgumentError, CheckpointError
+from evokern.metrics import (
+    CONFIG,
+    METRICS,
+    RESULT,
+    MetricsFile,
+    read_json,
+    read_metrics,
+    step_of,
+)
 from evokern.progress import Progress
-from evokern.selection import rank
+from evokern.tensorboard import TensorBoard
 
-FINALISTS = 32
-"""Individuals of the last population that the hold-out part chooses the best network among."""
-
-
-@dataclass(frozen=True)
-class RunResult:
-    """What a run reached. Accuracies are shares of right predictions."""
-
-    folder: Path
-    model: Path
-    curve: Path
-    generations: int
-    seconds: float
-    holdout_accuracy: float
-    test_accuracy: float
+Result = TypeVar("Result")
 
 
-def new_run_folder(wanted: Path) -> Path:
-    """Creates ``wanted``, or ``wanted-2``, ``wanted-3``, ... so that no run overwrites another."""
-    candidate, number = wanted, 1
-    while True:
-        try:
-            candidate.mkdir(parents=True)
-            return candidate
-        except FileExistsError:
-            number += 1
-            candidate = wanted.with_name(f"{wanted.name}-{number}")
+class Records:
+    """Where the records of a run go: metrics.jsonl, the terminal, and TensorBoard on request.
 
-
-def train(
-    problem: Classification, config: EAConfig, folder: Path, *, log_every: int = 25
-) -> RunResult:
-    """Runs the algorithm and writes config.json, metrics.jsonl, curves.png, best.safetensors.
-
-    Every ``log_every`` generations the best individual of the batch is measured on the hold-out
-    part. ``folder`` must exist.
+    ``unit`` ("generation") names the steps, of which there are ``total``; ``done`` were done
+    before, by the run that this one continues.
     """
-    if log_every < 1:
-        raise ArgumentError(message("log_every", "at least 1 generation", repr(log_every)))
-    write_json(folder / "config.json", {"algorithm": "ea", **asdict(config)})
-    metrics = MetricsFile(folder / "metrics.jsonl")
-    started = time.monotonic()
-    population = first_generation(problem, config)
-    spare = allocate_genomes(*population.genomes.shape)
-    with Progress(config.generations) as progress:
-        for generation in range(1, config.generations + 1):
-            parents = population.genomes
-            population = next_generation(population, problem, config, generation, out=spare)
-            spare = parents
-            if generation % log_every == 0 or generation == config.generations:
-                record = measure(problem, config, population, generation)
-                record["seconds"] = time.monotonic() - started
-                metrics.write(record)
-                progress.show(record)
-    metrics.close()
-    return _finish(problem, config, population, folder, time.monotonic() - started)
+
+    def __init__(
+        self, folder: Path, unit: str, total: int, *, done: int, tensorboard: bool
+    ) -> None:
+        path = folder / METRICS
+        self._progress = Progress(unit, total, done)
+        with ExitStack() as opened:
+            self._file = MetricsFile(path, done)
+            opened.callback(self._file.close)
+            self._board = TensorBoard(folder, read_metrics(path)) if tensorboard else None
+            if self._board:
+                opened.callback(self._board.close)
+            self._opened = opened.pop_all()
+
+    def write(self, record: dict[str, Any], text: str) -> None:
+        """Takes the newest record; ``text`` is its short form for the terminal."""
+        self._file.write(record)
+        self._progress.show(step_of(record), text)
+        if self._board:
+            self._board.write(record)
+
+    def __enter__(self) -> Self:
+        self._opened.enter_context(self._progress)
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        self._opened.__exit__(*error)
 
 
-def measure(
-    problem: Classification, config: EAConfig, population: Population, generation: int
-) -> dict[str, Any]:
-    """One metrics record: fitness of the population, hold-out accuracy of its best."""
-    best = int(rank(population.fitness)[0])
-    return {
-        "generation": generation,
-        "samples": generation * config.batch,
-        "fitness/best": float(population.fitness[best]),
-        "fitness/median": float(np.nanmedian(population.fitness)),
-        "batch_accuracy/best": float(population.correct[best] / config.batch),
-        "holdout_accuracy/best": float(
-            problem.accuracy(population.genomes[best : best + 1], problem.holdout)[0]
-        ),
-    }
+def run_folder(wanted: Path, settings: dict[str, Any]) -> Path:
+    """``wanted``, or ``wanted-2``, ...: the first that holds a run with these settings or none."""
+    candidate, number = wanted, 1
+    while (candidate / CONFIG).exists() and read_json(candidate / CONFIG) != _plain(settings):
+        number += 1
+        candidate = wanted.with_name(f"{wanted.name}-{number}")
+    return candidate
 
 
-def _finish(
-    problem: Classification,
-    config: EAConfig,
-    population: Population,
-    folder: Path,
-    seconds: float,
-) -> RunResult:
-    finalists = population.genomes[rank(population.fitness)[:FINALISTS]]
-    holdout = problem.accuracy(finalists, problem.holdout)
-    winner = int(holdout.argmax())
-    best = finalists[winner : winner + 1]
-    result = RunResult(
-        folder=folder,
-        model=folder / "best.safetensors",
-        curve=folder / "curves.png",
-        generations=config.generations,
-        seconds=seconds,
-        holdout_accuracy=float(holdout[winner]),
-        test_accuracy=float(problem.accuracy(best, problem.test)[0]),
-    )
-    facts = {
-        "holdout_accuracy": result.holdout_accuracy,
-        "test_accuracy": result.test_accuracy,
-        "generations": config.generations,
-        "seconds": round(seconds, 1),
-    }
-    tensors = {"mean_image": problem.mean}
-    save_network(result.model, problem.network, best[0], tensors=tensors, facts=facts)
-    write_json(folder / "result.json", facts)
-    plot_curve(folder / "metrics.jsonl", result.curve, test_accuracy=result.test_accuracy)
-    return result
+def open_run(folder: Path, settings: dict[str, Any]) -> str:
+    """Writes config.json, or compares it with the one there; gives the digest of the settings.
+
+    Raises ArgumentError with the difference when the folder holds a run with other settings.
+    """
+    path = folder / CONFIG
+    settings = _plain(settings)
+    if path.exists():
+        there = read_json(path)
+        if there != settings:
+            differences = [
+                f"{name}: {there.get(name)!r} there, {settings.get(name)!r} now"
+                for name in sorted({*there, *settings})
+                if there.get(name) != settings.get(name)
+            ]
+            raise ArgumentError(
+                f"{folder}: holds a run with other settings: {'; '.join(differences)}; "
+                "choose another folder, or give the settings there to go on with that run"
+            )
+    else:
+        write_json(path, settings)
+    return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
+
+
+def read_result(folder: Path, kind: type[Result]) -> Result | None:
+    """The result of a finished run, as a dataclass; None before. Raises CheckpointError."""
+    path = folder / RESULT
+    if not path.exists():
+        return None
+    try:
+        return kind(**read_json(path))
+    except TypeError as error:
+        raise CheckpointError(f"{path}: not a result of this kind of run: {error}") from error
+
+
+@dataclass
+class StopRequest:
+    """The signal that asked the run to stop, or 0."""
+
+    signal: int = 0
+
+
+@contextmanager
+def stop_signals() -> Iterator[StopRequest]:
+    """SIGINT and SIGTERM ask for a stop after the generation; a second one acts at once.
+
+    Outside Python's main thread, where no handler can be set, signals do what they did.
+    """
+    stop = StopRequest()
+    before: dict[int, Any] = {}
+
+    def ask(number: int, frame: FrameType | None) -> None:
+        stop.signal = number
+        _set_handlers(before)
+
+    try:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            before[number] = signal.signal(number, ask)
+    except ValueError:
+        before.clear()
+    try:
+        yield stop
+    finally:
+        _set_handlers(before)
+
+
+def _set_handlers(handlers: dict[int, Any]) -> None:
+    for number, handler in handlers.items():
+        signal.signal(number, handler)
+
+
+def _plain(settings: dict[str, Any]) -> dict[str, Any]:
+    """As JSON gives them back."""
+    plain: dict[str, Any] = json.loads(json.dumps(settings))
+    return plain

@@ -7,69 +7,168 @@ are divided by 255. Unlike that program, the test accuracy is measured on the re
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from typing import Any, get_args
 
 import numpy as np
 import numpy.typing as npt
 
 from evokern import ops
+from evokern._values import integer, one_of
 from evokern.backends.reference.random import counter_permutation
-from evokern.errors import ArgumentError, message
+from evokern.errors import ArgumentError, EvokernError, ObjectiveError, message
+from evokern.layout import GenomeLayout
 from evokern.network import Dense, Flatten, MaxPool2d, Network
 from evokern.problems.datasets import Dataset, holdout_split, mean_image, normalise
+from evokern.problems.objectives import (
+    OBJECTIVES,
+    LogitsObjective,
+    ObjectiveName,
+    macro_f1,
+    predictions,
+    weighted_bce,
+)
+from evokern.problems.phenotypes import Phenotype, PhenotypeName, sign_of_weights
 from evokern.rules import Precision
 
 F32 = npt.NDArray[np.float32]
 I32 = npt.NDArray[np.int32]
+I64 = npt.NDArray[np.int64]
+
+_SCRATCH_BYTES = 8 << 20  # logits or phenotypes at one time: what the caches hold
 
 
-def thesis_network(image_shape: tuple[int, int] = (28, 28), classes: int = 10) -> Network:
+def thesis_network(image_shape: tuple[int, int, int] = (1, 28, 28), classes: int = 10) -> Network:
     """2x2 max-pool, dense 256-128-64-classes with relu: 92,234 genes on 28x28 images (5.2)."""
     hidden = (Dense(256, "relu"), Dense(128, "relu"), Dense(64, "relu"))
-    return Network((MaxPool2d(2), Flatten(), *hidden, Dense(classes)), (1, *image_shape))
+    return Network((MaxPool2d(2), Flatten(), *hidden, Dense(classes)), image_shape)
 
 
 @dataclass(frozen=True, eq=False)
 class Part:
-    """Samples x float32 [N, 1, H, W] with labels y int64 [N]."""
+    """Samples x float32 [N, C, H, W] with labels y int64 [N]."""
 
     x: F32
-    y: npt.NDArray[np.int64]
+    y: I64
+
+
+@dataclass(frozen=True)
+class ClassificationConfig:
+    """What an individual is evaluated on and how."""
+
+    batch: int = 512
+    """Training samples that a generation is evaluated on."""
+    objective: ObjectiveName = "cross_entropy"
+    """What is evolved: minus a loss, accuracy, or F1 (mean over classes)."""
+    positive_weight: float = 1.0
+    """Weight of the positive samples in weighted_bce."""
+    phenotype: PhenotypeName = "direct"
+    """direct: genes are weights; sign: a weight is its gene's sign times a scale per layer."""
+    sign_scale: float | None = None
+    """Scale of the sign weights; default 1 / sqrt(fan_in) of the layer."""
+    precision: Precision = "fp32"
+    """Arithmetic of the forward pass: fp32 (the same bits everywhere) or bf16."""
+
+    def __post_init__(self) -> None:
+        integer("batch", self.batch, 1, 2**31 - 1)
 
 
 class Classification:
     """A data set, cut and normalised, with one random batch per generation.
 
-    ``train``, ``holdout`` and ``test`` are the parts, ``mean`` float32 [H, W] the mean image.
+    ``train``, ``holdout`` and ``test`` are the parts, ``mean`` float32 the mean image, ``layout``
+    where the genes of a genotype belong.
+
+    Args:
+        dataset: what to learn.
+        network: the architecture.
+        config: batch, objective and the like.
+        seed: of the batches.
+        objective: stands in for the config's: (logits float32 [S, B, C], labels int64 [B]) ->
+            fitness [S], higher is better.
+        phenotype: stands in for the config's: genome [G] -> weights float32 of the network.
+        layout: of the genotype, where the phenotype is indirect and its size another.
     """
 
-    def __init__(self, dataset: Dataset, network: Network, *, batch: int, seed: int) -> None:
+    def __init__(
+        self,
+        dataset: Dataset,
+        network: Network,
+        config: ClassificationConfig,
+        *,
+        seed: int,
+        objective: LogitsObjective | None = None,
+        phenotype: Phenotype | None = None,
+        layout: GenomeLayout | None = None,
+    ) -> None:
         train, holdout = holdout_split(len(dataset.train_images))
-        if not 1 <= batch <= len(train):
-            raise ArgumentError(message("batch", f"1 to {len(train)} samples", str(batch)))
+        if config.batch > len(train):
+            wanted = f"1 to {len(train)} samples"
+            raise ArgumentError(message("batch", wanted, str(config.batch)))
+        self.name = dataset.name
+        self.class_names = dataset.class_names
         self.network = network
-        self.batch = batch
+        self.layout = layout or network.layout
+        self.config = config
         self.seed = seed
         self.mean = mean_image(dataset.train_images[train])
         self.train = self._part(dataset.train_images[train], dataset.train_labels[train])
         self.holdout = self._part(dataset.train_images[holdout], dataset.train_labels[holdout])
         self.test = self._part(dataset.test_images, dataset.test_labels)
+        self._own_objective, self._own_phenotype = objective, phenotype
+        self._objective = objective or _logits_objective(config, dataset, network)
+        self._phenotype = phenotype or _phenotype(config, network)
+        if phenotype is None and self.layout.size != network.layout.size:
+            wanted = f"None or the network's {network.layout.size} genes without a phenotype"
+            raise ArgumentError(message("layout", wanted, f"{self.layout.size} genes"))
         self._epoch = -1
-        self._order: npt.NDArray[np.int64] = np.zeros(0, np.int64)
+        self._order: I64 = np.zeros(0, np.int64)
 
-    def evaluate(
-        self, genomes: F32, generation: int, precision: Precision = "fp32"
-    ) -> tuple[F32, I32]:
-        """Loss float32 [P] and correct counts int32 [P] on the generation's batch (Alg. 2)."""
+    def settings(self) -> dict[str, Any]:
+        """What decides the fitness, as JSON values: the config, and the names of own functions."""
+        own = {"objective": self._own_objective, "phenotype": self._own_phenotype}
+        names = {key: _name(function) for key, function in own.items() if function is not None}
+        return {**asdict(self.config), **names}
+
+    def evaluate(self, genomes: F32, rows: I32, generation: int) -> F32:
+        """Fitness float32 [S] of individuals in ``rows`` of a bank, on the generation's batch."""
         samples = self.batch_of(generation)
-        x, y = self.train.x[samples], self.train.y[samples]
-        loss, correct = ops.network_loss(genomes, self.network, x, y, precision=precision)
-        return loss, correct
+        return self.fitness(genomes, rows, Part(self.train.x[samples], self.train.y[samples]))
 
-    def batch_of(self, generation: int) -> npt.NDArray[np.int64]:
+    def fitness(self, genomes: F32, rows: I32, part: Part) -> F32:
+        """The objective float32 [S] on a part. Raises ObjectiveError naming who failed."""
+        fitness = np.empty(len(rows), np.float32)
+        for slots, bank, index in self._weights(genomes, rows, part):
+            if self._objective is None:
+                fitness[slots] = self._fused_fitness(bank, index, part)
+            else:
+                logits = self._logits(bank, index, part)
+                fitness[slots] = _apply(self._objective, logits, part.y, slots.start)
+        return fitness
+
+    def logits(self, genomes: F32, part: Part) -> F32:
+        """Outputs float32 [n, N, C] of genomes [n, G]."""
+        rows = np.arange(len(genomes), dtype=np.int32)
+        pieces = [self._logits(b, i, part) for _, b, i in self._weights(genomes, rows, part)]
+        return np.concatenate(pieces)
+
+    def accuracy(self, genomes: F32, part: Part) -> npt.NDArray[np.float64]:
+        """Share of right predictions float64 [n] of genomes [n, G] on a part."""
+        rows = np.arange(len(genomes), dtype=np.int32)
+        right = np.zeros(len(rows), np.int64)
+        for slots, bank, index in self._weights(genomes, rows, part):
+            right[slots] = self._correct(bank, index, part)
+        return right / len(part.y)
+
+    def weights(self, genome: F32) -> F32:
+        """The network's weights float32 that a genotype [G] stands for."""
+        return genome if self._phenotype is None else self._phenotype(genome)
+
+    def batch_of(self, generation: int) -> I64:
         """Training samples [batch] of a generation: epoch after epoch without replacement."""
         n = len(self.train.y)
-        place = generation * self.batch + np.arange(self.batch)
+        place = generation * self.config.batch + np.arange(self.config.batch)
         epochs = place // n
         parts = [
             self._epoch_order(int(epoch))[place[epochs == epoch] % n]
@@ -77,16 +176,151 @@ class Classification:
         ]
         return np.concatenate(parts)
 
-    def accuracy(self, genomes: F32, part: Part) -> npt.NDArray[np.float64]:
-        """Share of right predictions float64 [P] of genomes [P, G] on a part."""
-        _, correct = ops.network_loss(genomes, self.network, part.x, part.y)
-        return np.asarray(correct / len(part.y), np.float64)
+    def _weights(self, genomes: F32, rows: I32, part: Part) -> Iterator[tuple[slice, F32, I32]]:
+        """(slots, bank of weights, index into it): all at once where nothing stands between."""
+        if self._phenotype is None and self._objective is None:
+            yield slice(0, len(rows)), genomes, rows
+            return
+        outputs = int(np.prod(self.network.output_shape))
+        row_bytes = 4 * max(len(part.y) * outputs, self.network.layout.size)
+        step = max(1, _SCRATCH_BYTES // row_bytes)
+        for start in range(0, len(rows), step):
+            chosen = rows[start : start + step]
+            slots = slice(start, start + len(chosen))
+            if self._phenotype is None:
+                yield slots, genomes, chosen
+            else:
+                yield slots, self._phenotypes(genomes[chosen], start), _numbers(len(chosen))
+
+    def _phenotypes(self, genomes: F32, first: int) -> F32:
+        assert self._phenotype is not None
+        out = np.empty((len(genomes), self.network.layout.size), np.float32)
+        for slot, genome in enumerate(genomes):
+            try:
+                weights = np.asarray(self._phenotype(genome))
+            except Exception as error:
+                raise ObjectiveError(
+                    f"phenotype: failed on individual {first + slot}: {_reason(error)}"
+                ) from error
+            if weights.shape != out.shape[1:] or weights.dtype != np.float32:
+                wanted = f"float32 [G={out.shape[1]}] of individual {first + slot}"
+                got = f"{weights.dtype} {list(weights.shape)}"
+                raise ObjectiveError(message("phenotype", wanted, got))
+            out[slot] = weights
+        return out
+
+    def _fused_fitness(self, bank: F32, index: I32, part: Part) -> F32:
+        if self.config.objective == "accuracy":
+            right = self._correct(bank, index, part)
+            return (right / len(part.y)).astype(np.float32)
+        mse = self.config.objective == "mse"
+        loss, _ = ops.network_loss(
+            bank,
+            self.network,
+            part.x,
+            _one_hot(part.y, self.network.output_shape[0]) if mse else part.y,
+            index=index,
+            loss="mse" if mse else "cross_entropy",
+            precision=self.config.precision,
+        )
+        return -np.asarray(loss)
+
+    def _correct(self, bank: F32, index: I32, part: Part) -> I64:
+        """Right predictions int64 [S]."""
+        if self.network.output_shape[0] == 1:
+            right = predictions(self._logits(bank, index, part)) == part.y
+            return np.asarray(right.sum(axis=1))
+        _, correct = ops.network_loss(
+            bank, self.network, part.x, part.y, index=index, precision=self.config.precision
+        )
+        return np.asarray(correct, np.int64)
+
+    def _logits(self, bank: F32, index: I32, part: Part) -> F32:
+        return np.asarray(
+            ops.network_forward(
+                bank, self.network, part.x, index=index, precision=self.config.precision
+            )
+        )
 
     def _part(self, images: npt.NDArray[np.uint8], labels: npt.NDArray[np.uint8]) -> Part:
         return Part(normalise(images, self.mean), labels.astype(np.int64))
 
-    def _epoch_order(self, epoch: int) -> npt.NDArray[np.int64]:
+    def _epoch_order(self, epoch: int) -> I64:
         if epoch != self._epoch:
             self._order = counter_permutation(len(self.train.y), seed=self.seed, epoch=epoch)
             self._epoch = epoch
         return self._order
+
+
+def _apply(objective: LogitsObjective, logits: F32, labels: I64, first: int) -> F32:
+    """The objective's fitness float32 [S]; a failure is traced to the individual."""
+    try:
+        fitness = np.asarray(objective(logits, labels))
+    except EvokernError:
+        raise
+    except Exception as error:
+        for slot in range(len(logits)):
+            try:
+                objective(logits[slot : slot + 1], labels)
+            except Exception as own:
+                raise ObjectiveError(
+                    f"objective: failed on individual {first + slot}: {_reason(own)}"
+                ) from own
+        last = first + len(logits) - 1
+        raise ObjectiveError(
+            f"objective: failed on individuals {first} to {last} at once, though on none of them "
+            f"alone: {_reason(error)}"
+        ) from error
+    if fitness.shape != (len(logits),) or fitness.dtype.kind not in "fiu":
+        wanted = f"numbers [S={len(logits)}], one per individual (from {first} on)"
+        raise ObjectiveError(message("objective", wanted, f"{fitness.dtype} {list(fitness.shape)}"))
+    return np.asarray(fitness, np.float32)
+
+
+def _logits_objective(
+    config: ClassificationConfig, dataset: Dataset, network: Network
+) -> LogitsObjective | None:
+    """The function of a named objective; None where the fused kernel has it."""
+    one_of("objective", config.objective, OBJECTIVES)
+    if len(network.output_shape) != 1:
+        got = f"{list(network.output_shape)}"
+        mend = "add Flatten() at the end"
+        raise ArgumentError(message("network", "a flat output [C]", got, mend))
+    outputs = network.output_shape[0]
+    highest = max(
+        int(labels.max(initial=0)) for labels in (dataset.train_labels, dataset.test_labels)
+    )
+    if highest >= max(outputs, 2):
+        wanted = f"more than {highest} outputs for the labels of {dataset.name}"
+        raise ArgumentError(message("network", wanted, str(outputs)))
+    if outputs == 1 and config.objective in ("cross_entropy", "mse"):
+        wanted = "weighted_bce, macro_f1 or accuracy for a network of one output"
+        raise ArgumentError(message("objective", wanted, config.objective))
+    if config.objective == "macro_f1":
+        return macro_f1
+    if config.objective == "weighted_bce":
+        return weighted_bce(config.positive_weight)
+    return None
+
+
+def _phenotype(config: ClassificationConfig, network: Network) -> Phenotype | None:
+    one_of("phenotype", config.phenotype, get_args(PhenotypeName))
+    if config.phenotype == "direct":
+        return None
+    return sign_of_weights(network.layout, config.sign_scale)
+
+
+def _name(function: Any) -> str:
+    return f"{function.__module__}.{getattr(function, '__qualname__', type(function).__name__)}"
+
+
+def _one_hot(labels: I64, classes: int) -> F32:
+    return np.asarray(labels[:, None] == np.arange(classes), np.float32)
+
+
+def _numbers(n: int) -> I32:
+    return np.arange(n, dtype=np.int32)
+
+
+def _reason(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}"

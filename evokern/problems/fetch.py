@@ -1,7 +1,8 @@
-"""Files of known size and SHA-256: from the cache folder, else from the first source that works.
+"""Verified files: from the cache folder, else from where they are published.
 
-A source hands over the plain (unpacked) content of files. Nothing reaches the cache unverified,
-and nothing stands there under its final name before it is complete.
+:func:`obtain` keeps plain (unpacked) files of known size and SHA-256, which any of several sources
+may hand over. :func:`obtain_published` keeps one file as its publisher offers it, packed. Nothing
+reaches the cache unverified, and nothing stands there under its final name before it is complete.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import hashlib
 import http.client
 import logging
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -18,10 +20,10 @@ import tempfile
 import urllib.request
 import uuid
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import BinaryIO, Protocol
 
 from evokern.errors import DataError, message
 
@@ -29,6 +31,8 @@ log = logging.getLogger(__name__)
 
 CONNECT_TIMEOUT_S = 10
 COMMAND_TIMEOUT_S = 600
+
+BLOCK_BYTES = 1 << 20
 
 _NO_FILE = "expected a file, got none"
 _READ_ERRORS = (OSError, EOFError, zlib.error, http.client.HTTPException)
@@ -41,6 +45,25 @@ class RawFile:
     name: str
     size: int
     sha256: str
+
+
+@dataclass(frozen=True)
+class PublishedFile:
+    """A file that stays packed as its publisher offers it: size and SHA-256 (hex) are of that.
+
+    Where no checksum is known, ``sha256`` is empty and ``check`` judges the file when it is first
+    seen: it raises :class:`~evokern.errors.DataError` for what is not of the format.
+    """
+
+    url: str
+    size: int | None = None
+    sha256: str = ""
+    check: Callable[[Path], object] | None = None
+
+    @property
+    def name(self) -> str:
+        """The name in the cache: the last part of the address."""
+        return self.url.rpartition("/")[2]
 
 
 class SourceError(Exception):
@@ -157,6 +180,38 @@ def obtain(
     return contents | _fetch(folder, wanted, sources)
 
 
+def obtain_published(folder: Path, file: PublishedFile, *, download: bool) -> Path:
+    """The path of ``file`` in ``folder``, verified; fetched first if it lacks or is corrupt.
+
+    Without a published checksum the first file that passes ``file.check`` counts: its digest is
+    written beside it, to ``NAME.sha256``, and holds from then on both for what lies there and for
+    what is fetched anew. Files are read in blocks, never whole.
+
+    Raises :class:`~evokern.errors.DataError` as :func:`obtain` does.
+    """
+    path = folder / file.name
+    expected = file.sha256 or _recorded(path)
+    fault = _published_fault(path, file, expected)
+    if fault and not download:
+        mend = f"let it be fetched (download=True) or put the file from {file.url} there"
+        raise DataError(f"{path}: {fault}; {mend}")
+    if fault:
+        if fault != _NO_FILE:
+            log.warning("%s: %s; fetching it again", path, fault)
+        log.info("%s: asking %s", folder.name, file.url)
+        try:
+            blocks = _verified(_web_blocks(file.url), file.size, expected)
+            _store(path, blocks, None if expected else file.check)
+        except SourceError as error:
+            mend = f"put the file from there into {folder}, or set EVOKERN_DATA to a folder that "
+            mend += f"holds {folder.name}/{file.name}"
+            wanted = f"{file.name} from {file.url}"
+            raise DataError(message(folder.name, wanted, str(error), mend)) from error
+    if not expected:
+        _record(path)
+    return path
+
+
 def _fetch(folder: Path, files: Sequence[RawFile], sources: Sequence[Source]) -> dict[str, bytes]:
     """Asks the sources in order, each only for what still lacks, and stores what is right."""
     contents: dict[str, bytes] = {}
@@ -170,7 +225,7 @@ def _fetch(folder: Path, files: Sequence[RawFile], sources: Sequence[Source]) ->
             for file, content in source.read(wanted):
                 if fault := _fault(file, content):
                     raise SourceError(f"{file.name}: {fault}")
-                _store(folder / file.name, content)
+                _store(folder / file.name, [content])
                 contents[file.name] = content
         except SourceError as error:
             log.info("%s: %s", source, error)
@@ -212,15 +267,91 @@ def _read_cached(path: Path, file: RawFile) -> tuple[bytes, str]:
     return content, _fault(file, content)
 
 
-def _store(path: Path, content: bytes) -> None:
+def _published_fault(path: Path, file: PublishedFile, expected: str) -> str:
+    """What is wrong with the cached file, or an empty string."""
+    try:
+        with path.open("rb") as stream:
+            for _ in _verified(_blocks(stream), file.size, expected):
+                pass
+        if not expected and file.check is not None:
+            file.check(path)
+    except FileNotFoundError:
+        return _NO_FILE
+    except (SourceError, DataError) as error:
+        return str(error).removeprefix(f"{path}: ")
+    except OSError as error:
+        return f"expected a readable file, got {error}"
+    return ""
+
+
+def _verified(blocks: Iterable[bytes], size: int | None, expected: str) -> Iterator[bytes]:
+    """Hands the blocks on; :class:`SourceError` at the end (too long: before) if they are wrong."""
+    digest = hashlib.sha256()
+    got = 0
+    for block in blocks:
+        got += len(block)
+        if size is not None and got > size:
+            raise SourceError(f"expected {size} bytes, got more")
+        digest.update(block)
+        yield block
+    if size is not None and got < size:
+        raise SourceError(f"expected {size} bytes, got {got}")
+    if expected and digest.hexdigest() != expected:
+        raise SourceError(f"expected SHA-256 {expected}, got {digest.hexdigest()}")
+
+
+def _blocks(stream: BinaryIO) -> Iterator[bytes]:
+    while block := stream.read(BLOCK_BYTES):
+        yield block
+
+
+def _web_blocks(url: str) -> Iterator[bytes]:
+    try:
+        with urllib.request.urlopen(url, timeout=CONNECT_TIMEOUT_S) as response:
+            yield from _blocks(response)
+    except _READ_ERRORS as error:
+        raise SourceError(str(error)) from error
+
+
+def _record_path(path: Path) -> Path:
+    return path.with_name(f"{path.name}.sha256")
+
+
+def _recorded(path: Path) -> str:
+    """The digest recorded when the file was first seen, or an empty string."""
+    record = _record_path(path)
+    try:
+        digest = record.read_text(encoding="ascii").partition(" ")[0].strip()
+    except FileNotFoundError:
+        return ""
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(message(str(record), "a readable checksum", str(error))) from error
+    if re.fullmatch("[0-9a-f]{64}", digest) is None:
+        raise DataError(message(str(record), "64 hex digits", repr(digest), "delete the file"))
+    return digest
+
+
+def _record(path: Path) -> None:
+    with path.open("rb") as stream:
+        digest = hashlib.file_digest(stream, "sha256").hexdigest()
+    _store(_record_path(path), [f"{digest}  {path.name}\n".encode()])
+    log.info("%s: no published checksum; recorded %s", path, digest)
+
+
+def _store(
+    path: Path, blocks: Iterable[bytes], check: Callable[[Path], object] | None = None
+) -> None:
     part = path.with_name(f".{path.name}.{uuid.uuid4().hex}.part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
             with part.open("xb") as stream:
-                stream.write(content)
+                for block in blocks:
+                    stream.write(block)
                 stream.flush()
                 os.fsync(stream.fileno())
+            if check is not None:
+                _judge(check, part)
             part.replace(path)
         finally:
             part.unlink(missing_ok=True)
@@ -233,6 +364,13 @@ def _store(path: Path, content: bytes) -> None:
                 "set EVOKERN_DATA to one that can",
             )
         ) from error
+
+
+def _judge(check: Callable[[Path], object], part: Path) -> None:
+    try:
+        check(part)
+    except DataError as error:
+        raise SourceError(str(error).removeprefix(f"{part}: ")) from error
 
 
 def _run(command: Sequence[str], folder: Path, *, check: bool) -> str:

@@ -89,7 +89,7 @@ def draw_words(
     blocks = np.arange(-(-genes // 4), dtype=np.uint64)
     individuals = (np.asarray(individual, np.int64) & _UINT32)[..., None]
     words = philox((blocks, individuals, generation, int(stream)), (seed & _UINT32, seed >> 32))
-    return words.reshape(*words.shape[:-2], -1)[..., :genes]
+    return words.reshape(*words.shape[:-2], 4 * len(blocks))[..., :genes]
 
 
 def draw_deviates(
@@ -196,6 +196,14 @@ def counter_permutation(n: int, *, seed: int, epoch: int) -> NDArray[np.int64]:
     """
     words = draw_words(Stream.BATCH, n, seed=seed, individual=0, generation=epoch)
     return np.argsort(words, kind="stable")
+
+
+def cosine(turns: np.float32) -> np.float32:
+    """cos(pi * turns) for ``turns`` in [0, 1], by the rule that makes the normals."""
+    doubled = np.float32(2) * turns
+    quadrant = np.floor(doubled + np.float32(0.5))
+    turn = np.asarray(doubled - quadrant, np.float32)
+    return np.float32(_sine_cosine(turn, quadrant.astype(np.uint32))[1])
 
 
 def _sine_cosine(

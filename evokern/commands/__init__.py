@@ -1,0 +1,1 @@
+"""The subcommands of the ``evokern`` command, one module each: ``main(arguments) -> int``."""

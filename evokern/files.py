@@ -1,0 +1,119 @@
+"""How a run writes: every byte goes through ``write``, every file is whole or is not there."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import BinaryIO
+
+from evokern.errors import StorageError
+
+Content = bytes | memoryview
+
+_TEMPORARY = ".tmp"
+
+
+def write(file: BinaryIO, content: Content) -> None:
+    """Writes all of ``content`` to an open file. The tests kill the process around this call."""
+    left = memoryview(content)
+    while left:  # an unbuffered file on a full disk takes a part and says so only here
+        left = left[file.write(left) :]
+
+
+def replace_file(path: Path, content: Content | Iterable[Content]) -> None:
+    """Writes a file under a temporary name, fsyncs, renames: a crash leaves the old or the new.
+
+    ``content`` may come in pieces. Raises StorageError; the old file is then still there.
+    """
+    pieces = [content] if isinstance(content, bytes | memoryview) else content
+    temporary = path.with_name(f".{path.name}{_TEMPORARY}")
+    try:
+        try:
+            with temporary.open("wb") as file:
+                for piece in pieces:
+                    write(file, piece)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(temporary, path)
+        finally:
+            temporary.unlink(missing_ok=True)
+        _sync_folder(path.parent)
+    except OSError as error:
+        raise storage_error(path, error) from error
+
+
+def remove(paths: Iterable[Path]) -> None:
+    """Deletes files. Raises StorageError."""
+    for path in paths:
+        try:
+            path.unlink()
+        except OSError as error:
+            raise storage_error(path, error) from error
+
+
+def unfinished(folder: Path) -> list[Path]:
+    """The temporary files that killed processes left in a folder."""
+    return list(folder.glob(f".*{_TEMPORARY}"))
+
+
+def open_to_append(path: Path) -> BinaryIO:
+    """An unbuffered file. Raises StorageError."""
+    try:
+        return path.open("ab", buffering=0)
+    except OSError as error:
+        raise storage_error(path, error) from error
+
+
+def append(file: BinaryIO, path: Path, content: bytes) -> None:
+    """Appends to an unbuffered file. Raises StorageError."""
+    try:
+        write(file, content)
+    except OSError as error:
+        raise storage_error(path, error) from error
+
+
+def make_folder(path: Path) -> None:
+    """Creates a folder and its parents, unless they are there. Raises StorageError."""
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise storage_error(path, error) from error
+
+
+def storage_error(path: Path, error: OSError) -> StorageError:
+    """The error of a write that failed, with the mend."""
+    reason = error.strerror or str(error)
+    return StorageError(
+        f"{path}: cannot be written: {reason}; what was saved before is intact: make room (or "
+        "choose another folder) and give the same command again to go on from there"
+    )
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Holds the folder for this process. Raises StorageError when another one holds it.
+
+    The lock goes with the process, however that ends.
+    """
+    path = folder / ".lock"
+    with open_to_append(path) as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise StorageError(
+                f"{folder}: another process is running here; wait for it or choose another folder"
+            ) from None
+        except OSError as error:  # a file system without locks
+            raise storage_error(path, error) from error
+        yield
+
+
+def _sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,44 @@
+"""From genotype to weights (thesis, section 4.3): functions genome [G] -> weights float32."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from evokern.errors import ArgumentError, message
+from evokern.layout import GenomeLayout
+
+F32 = npt.NDArray[np.float32]
+
+PhenotypeName = Literal["direct", "sign"]
+Phenotype = Callable[[F32], F32]
+"""genome [G] -> weights float32 [network.layout.size]."""
+
+_SIGN_BIT = np.uint32(1 << 31)
+
+
+def sign_of_weights(layout: GenomeLayout, scale: float | None = None) -> Phenotype:
+    """Networks with binary weights: a weight is its gene's sign times ``scale``.
+
+    ``scale`` None means f32(1 / sqrt(fan_in)) of each layer. A gene +0 counts as positive, -0 as
+    negative, so that every weight is one of two values; biases stay as they are.
+    """
+    if scale is not None and not 2.0**-126 <= scale < 2.0**127:
+        wanted = "a number in [2^-126, 2^127), which float32 can hold"
+        raise ArgumentError(message("sign_scale", wanted, repr(scale)))
+    scales = np.zeros(layout.size, np.float32)
+    for block, (weights, _) in zip(layout.blocks, layout.split(scales), strict=True):
+        weights[:] = np.float32(1 / np.sqrt(np.float64(block.fan_in)) if scale is None else scale)
+    magnitudes = scales.view(np.uint32)
+    is_weight = scales > 0
+    kept_bits = np.where(is_weight, _SIGN_BIT, np.uint32(0xFFFFFFFF))
+
+    def phenotype(genome: F32) -> F32:
+        bits = genome.view(np.uint32) & kept_bits
+        bits |= magnitudes
+        return bits.view(np.float32)
+
+    return phenotype

@@ -24,9 +24,9 @@ data: $(VENV)/.package
 doctor: $(VENV)/.package
 	$(BIN)/evokern doctor $(ARGS)
 
-ifeq ($(TORCH),1)
-test: export EVOKERN_REQUIRE_TORCH = 1
-test: $(VENV)/.torch
+ifeq ($(EXTRAS),1)
+test: export EVOKERN_REQUIRE_EXTRAS = 1
+test: $(VENV)/.extras
 else
 test: $(VENV)/.dev
 endif
@@ -77,8 +77,8 @@ $(VENV)/.dev: $(BUILD_FILES) constraints.txt | $(BIN)/python
 	$(BIN)/pip install -e '.[dev]' -c constraints.txt
 	touch $@ $(VENV)/.package
 
-$(VENV)/.torch: $(BUILD_FILES) constraints.txt | $(BIN)/python
-	$(BIN)/pip install -e '.[dev,torch]' -c constraints.txt
+$(VENV)/.extras: $(BUILD_FILES) constraints.txt | $(BIN)/python
+	$(BIN)/pip install -e '.[dev,torch,onnx,data,tensorboard]' -c constraints.txt
 	touch $@ $(VENV)/.dev $(VENV)/.package
 
 # Not editable: these builds must not replace the module in the source tree.

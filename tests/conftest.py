@@ -1,7 +1,7 @@
 """Settings of the whole suite.
 
-EVOKERN_REQUIRE_TORCH=1 and EVOKERN_REQUIRE_DATA=1 turn tests that skip for want of PyTorch or of
-real data into failures.
+EVOKERN_REQUIRE_EXTRAS=1 and EVOKERN_REQUIRE_DATA=1 turn tests that skip for want of an optional
+library or of real data into failures.
 """
 
 from __future__ import annotations
@@ -17,7 +17,10 @@ hypothesis.settings.register_profile(
 )
 hypothesis.settings.load_profile("evokern")
 
-REQUIRED = {"EVOKERN_REQUIRE_TORCH": "torch", "EVOKERN_REQUIRE_DATA": "data cache"}
+REQUIRED = {
+    "EVOKERN_REQUIRE_EXTRAS": ("torch", "onnx", "sklearn", "scipy", "tensorboard"),
+    "EVOKERN_REQUIRE_DATA": ("data cache",),
+}
 
 
 def fail_required(report: pytest.TestReport | pytest.CollectReport) -> None:
@@ -26,7 +29,7 @@ def fail_required(report: pytest.TestReport | pytest.CollectReport) -> None:
         return
     reason = report.longrepr[2]
     for variable, words in REQUIRED.items():
-        if os.environ.get(variable) == "1" and words in reason:
+        if os.environ.get(variable) == "1" and any(word in reason for word in words):
             report.outcome = "failed"
             report.longrepr = f"{reason}\n{variable}=1: this skip counts as a failure"
 

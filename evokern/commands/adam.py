@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 from pathlib import Path
 
 import tyro
@@ -34,12 +35,11 @@ class AdamCommand:
 def main(arguments: Sequence[str]) -> int:
     """Runs the command."""
     command = tyro.cli(AdamCommand, args=list(arguments), prog="evokern adam")
-    try:
-        import torch
-    except ImportError as error:
+    if find_spec("torch") is None:
         mend = "try pip install 'evokern[torch]'"
-        raise BackendError(f"evokern adam needs PyTorch, which is not installed; {mend}") from error
+        raise BackendError(f"PyTorch is needed and is not installed; {mend}")
 
+    import torch
     from rich.console import Console
 
     from evokern.backends.cpu import set_threads

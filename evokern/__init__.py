@@ -10,6 +10,7 @@ import os as _os
 from evokern import ops
 from evokern._version import __version__
 from evokern.backends.cpu import set_threads
+from evokern.lineage import Lineages, founders
 from evokern.network import (
     Activation,
     AvgPool2d,
@@ -24,9 +25,11 @@ __all__ = [
     "AvgPool2d",
     "Dense",
     "Flatten",
+    "Lineages",
     "MaxPool2d",
     "Network",
     "__version__",
+    "founders",
     "ops",
     "set_threads",
 ]

@@ -9,65 +9,23 @@ import numpy as np
 import numpy.typing as npt
 
 from evokern._arrays import Array, Host, expect, expect_range, expect_shape, to_host
+from evokern._values import one_of
 from evokern.errors import ArgumentError, BackendError, DtypeError, LayoutError, ShapeError, message
 from evokern.layout import GenomeLayout
 from evokern.network import Network
 from evokern.rules import PRECISIONS
-
-_UINT32_MAX = 2**32 - 1
-_UINT64_MAX = 2**64 - 1
-
-
-def one_of(name: str, value: str, names: tuple[str, ...]) -> None:
-    if value not in names:
-        raise ArgumentError(message(name, f"one of {list(names)}", repr(value)))
-
-
-def integer(name: str, value: int, least: int, most: int) -> int:
-    if isinstance(value, bool) or not isinstance(value, (int, np.integer)):
-        raise DtypeError(message(name, "an int", f"{type(value).__name__} {value!r}"))
-    if not least <= value <= most:
-        raise ArgumentError(message(name, f"an int in [{least}, {most}]", str(value)))
-    return int(value)
-
-
-def random_place(seed: int, generation: int, first: int) -> None:
-    integer("seed", seed, 0, _UINT64_MAX)
-    integer("generation", generation, 0, _UINT32_MAX)
-    integer("first", first, 0, _UINT32_MAX)
-
-
-def number(name: str, value: float) -> None:
-    if isinstance(value, bool) or not isinstance(value, (int, float, np.integer, np.floating)):
-        raise DtypeError(message(name, "a number", f"{type(value).__name__} {value!r}"))
-
-
-def share(name: str, value: float) -> float:
-    number(name, value)
-    if not 0.0 <= value <= 1.0:
-        raise ArgumentError(message(name, "a probability in [0, 1]", repr(value)))
-    return float(value)
-
-
-def finite(name: str, value: float) -> float:
-    number(name, value)
-    if not (math.isfinite(value) and value >= 0):
-        raise ArgumentError(message(name, "a finite number >= 0", repr(value)))
-    return float(value)
-
-
-def non_negative(name: str, array: Host) -> None:
-    bad = ~(np.isfinite(array) & (array >= 0))
-    if bad.any():
-        slot = int(bad.argmax())
-        got = f"{name}[{slot}] = {array[slot]}"
-        raise ArgumentError(message(name, "finite numbers >= 0", got))
 
 
 def check_precision(precision: str, backend: str) -> None:
     one_of("precision", precision, PRECISIONS)
     if precision == "tf32" and backend in ("auto", "cpu", "reference"):
         raise BackendError("precision: tf32 is a GPU format; on the host there are fp32 and bf16")
+
+
+def genome_layout(layout: GenomeLayout) -> None:
+    if not isinstance(layout, GenomeLayout):
+        mend = "try network.layout"
+        raise DtypeError(message("layout", "a GenomeLayout", type(layout).__name__, mend))
 
 
 def layout_for_rows(layout: GenomeLayout | None, genes: int) -> GenomeLayout:

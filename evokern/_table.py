@@ -47,6 +47,7 @@ TABLE: dict[str, Op] = {
     "init_genomes": _row("variation", "init_genomes"),
     "crossover_mutate": _row("variation", "crossover_mutate"),
     "mutate_sigma": _row("variation", "mutate_sigma"),
+    "replay": _row("lineage", "replay"),
     "dense_forward": _row("network", "dense_forward"),
     "max_pool2d": _row("pool", "max_pool2d"),
     "avg_pool2d": _row("pool", "avg_pool2d"),

@@ -33,22 +33,20 @@ from evokern._checks import (
     evaluation,
     expect_apart,
     expect_either,
-    finite,
+    genome_layout,
     images_of,
-    integer,
     labels_of,
     layout_for_rows,
     merged,
-    non_negative,
-    one_of,
-    random_place,
     rows_of_out,
-    share,
     slots_of,
 )
+from evokern._program import compile_program
 from evokern._table import resolve
+from evokern._values import finite, integer, non_negative, one_of, random_place, share
 from evokern.errors import DtypeError, LayoutError, ShapeError, message
 from evokern.layout import GenomeLayout
+from evokern.lineage import Lineages
 from evokern.memory import check_fits
 from evokern.network import ACTIVATIONS, ActivationName, AvgPool2d, MaxPool2d, Network, pool_output
 from evokern.rules import (
@@ -73,6 +71,7 @@ __all__ = [
     "mutate_sigma",
     "network_forward",
     "network_loss",
+    "replay",
 ]
 
 
@@ -101,9 +100,7 @@ def init_genomes(
 
     Source of the numbers: Philox stream INIT (design section 5).
     """
-    if not isinstance(layout, GenomeLayout):
-        mend = "try network.layout"
-        raise DtypeError(message("layout", "a GenomeLayout", type(layout).__name__, mend))
+    genome_layout(layout)
     one_of("scheme", scheme, INIT_SCHEMES)
     n = integer("n", n, 0, 2**31 - 1)
     random_place(seed, 0, first)
@@ -237,6 +234,36 @@ def mutate_sigma(
     if target.size:
         compute(strength, tau=tau, seed=seed, generation=generation, first=first, out=target)
     return out if out is not None else like(sigma)(target)
+
+
+def replay(
+    lineages: Lineages,
+    layout: GenomeLayout,
+    *,
+    out: Array | None = None,
+    backend: str = "auto",
+) -> Array:
+    """Rebuilds genomes from how they came about, bit for bit. float32 [S, G].
+
+    It takes the time to draw all ancestors' numbers once, and half a megabyte or so per thread.
+
+    Args:
+        lineages: of S individuals (``evokern.founders`` and what follows).
+        layout: where the genes belong, the same as when they were drawn.
+        out: float32 [S, G] to write to.
+        backend: see the module.
+    """
+    if not isinstance(lineages, Lineages):
+        mend = "begin with evokern.founders"
+        raise DtypeError(message("lineages", "Lineages", type(lineages).__name__, mend))
+    genome_layout(layout)
+    if out is None:
+        check_fits(len(lineages) * layout.size * 4, "out [S, G]", rows=len(lineages))
+    target = output(out, (len(lineages), layout.size), "[S, G]")
+    compute = resolve("replay", backend)
+    if target.size:
+        compute(compile_program(lineages), layout, out=target)
+    return out if out is not None else target
 
 
 def dense_forward(

@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
+from evokern.lineage import Lineages
 from evokern.memory import check_fits
-
-if TYPE_CHECKING:
-    from evokern.lineage import Lineages
 
 F32 = npt.NDArray[np.float32]
 I32 = npt.NDArray[np.int32]

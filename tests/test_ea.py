@@ -1,28 +1,46 @@
-"""The evolutionary algorithm: selection, schedules, one generation, a whole run, the command."""
+"""The algorithm against one written an individual at a time; a whole run; the command."""
+
+from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from dataclasses import replace
-from fractions import Fraction
+from typing import Any
 
 import numpy as np
 import pytest
+from cases import threads
+from ea_oracle import Individual, NoisyProblem, first_population, next_population
+from hypothesis import given, reject, settings
+from hypothesis import strategies as st
 from numpy.testing import assert_array_equal
+from scalar_rules import LAYOUT, F
 
 from evokern import Dense, Flatten, MaxPool2d, Network, ops
 from evokern.__main__ import main
 from evokern.checkpoint import load_network, save_network
 from evokern.drivers.ea import (
+    EA,
     EAConfig,
     first_generation,
-    next_generation,
     mutation_strength,
+    next_generation,
     select_parents,
 )
 from evokern.drivers.run import run_folder
 from evokern.drivers.train import RunConfig, train
-from evokern.errors import ArgumentError, CheckpointError, DataError, MemoryLimitError
+from evokern.errors import (
+    ArgumentError,
+    CheckpointError,
+    DataError,
+    DtypeError,
+    FitnessError,
+    MemoryLimitError,
+    ShapeError,
+)
+from evokern.layout import DenseGenes, GenomeLayout
 from evokern.metrics import read_metrics
-from evokern.population import allocate_genomes
+from evokern.population import Population, allocate_genomes
 from evokern.problems import datasets
 from evokern.problems.classification import (
     Classification,
@@ -30,10 +48,16 @@ from evokern.problems.classification import (
     thesis_network,
 )
 from evokern.problems.datasets import Dataset
-from evokern.schedules import exponential_decay
-from evokern.selection import draw_truncation, rank
+from evokern.selection import rank
 
 SMALL = Network((MaxPool2d(2), Flatten(), Dense(8, "relu"), Dense(10)), (1, 28, 28))
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _one_thread() -> Iterator[None]:
+    """Threads would take longer to meet than these small populations take."""
+    with threads(1):
+        yield
 
 
 @pytest.fixture
@@ -62,24 +86,270 @@ def config_of(**options: object) -> EAConfig:
     return EAConfig(**{**values, **options})  # type: ignore[arg-type]
 
 
-def test_rank_puts_nan_last_and_settles_ties_by_number():
-    fitness = np.array([-2, np.nan, -1, -np.inf, -1, np.inf, np.nan], np.float32)
-    assert_array_equal(rank(fitness), [5, 2, 4, 0, 3, 1, 6])
+SHARES = st.sampled_from([0.5, 0.3, 1.0, 0.05, 0.0])
+GENERATIONS = 3
+ALPHA = 0.6  # float32(1 - 0.6) is not float32(1) - float32(0.6)
 
 
-def test_truncation_draws_places_of_the_best_only():
-    places = draw_truncation(10, 2, 500, seed=3, generation=4, first=0)
-    assert places.dtype == np.int32
-    assert places.shape == (2, 500)
-    assert set(places.ravel()) == set(range(10))
-    shard = draw_truncation(10, 2, 200, seed=3, generation=4, first=300)
-    assert_array_equal(shard, places[:, 300:])
+SIGMA_RULES = [
+    *({"sigma_schedule": schedule} for schedule in ("constant", "exponential", "cosine")),
+    *(
+        {"sigma_schedule": "self_adaptive", "sigma_rule": rule, "sigma_first": first}
+        for rule in ("thesis", "program")
+        for first in (False, True)
+    ),
+]
 
 
-def test_exponential_decay_is_rounded_once():
-    assert exponential_decay(0.01, 0.999, 0) == np.float32(0.01)
-    exact = Fraction("0.01") * Fraction("0.999") ** 2000
-    assert exponential_decay(0.01, 0.999, 2000) == np.float32(float(exact))
+@st.composite
+def configs(draw: st.DrawFn, **fixed: Any) -> EAConfig:
+    """Settings of all kinds, of few individuals."""
+    population = draw(st.integers(1, 11))
+    survival = draw(st.sampled_from(["plus", "comma"]))
+    least = population if survival == "comma" else 1
+    offspring = draw(st.none() | st.integers(least, 2 * population))
+    elites, crossover_share = draw(
+        st.sampled_from([(1, 0.5), (0.3, 0.7), (0, 1.0), (0.05, 0.3), (1.0, 0.0), (0.1, 0.5)])
+    )
+    if elites == 1.0 and offspring is not None and offspring > population:
+        elites = 0.5
+    options: dict[str, Any] = {
+        "population": population,
+        "offspring": offspring,
+        "survival": survival,
+        "selection": draw(st.sampled_from(["truncation", "exponential_rank", "tournament"])),
+        "truncation": draw(SHARES),
+        "rank_base": draw(st.sampled_from([0.9, 1.0, 0.4])),
+        "tournament_size": draw(st.integers(1, 4)),
+        "elites": elites,
+        "crossover_share": crossover_share,
+        "crossover": draw(st.sampled_from(["uniform", "arithmetic", "rows"])),
+        "crossover_parents": draw(st.integers(2, 4)),
+        "crossover_rate": draw(SHARES),
+        "parent_weights": draw(st.sampled_from(["rank", "equal"])),
+        "crossover_then_mutation": draw(st.booleans()),
+        "mutation": draw(st.sampled_from(["normal", "uniform", "cauchy"])),
+        "mutation_rate": draw(SHARES),
+        "sigma": draw(st.sampled_from([0.1, 3.0, 0.0])),
+        **draw(st.sampled_from(SIGMA_RULES)),
+        "sigma_decay": draw(st.sampled_from([0.9, 1.0])),
+        "sigma_period": draw(st.integers(1, 3)),
+        "sigma_min": draw(st.sampled_from([0.05, 0.0])),
+        "tau": draw(st.sampled_from([0.5, 0.01, 0.0])),
+        "alpha": draw(st.sampled_from([1.0, ALPHA, 0.0])),
+        "evaluate_first": draw(st.booleans()),
+        "init": draw(st.sampled_from(["glorot_uniform", "unit_rows"])),
+        "seed": draw(st.sampled_from([1, 2**63 + 5])),
+    }
+    try:
+        return EAConfig(**(options | fixed))
+    except ArgumentError:  # the quotas of one or two individuals round to more than there are
+        reject()
+
+
+def generations(config: EAConfig) -> Iterator[tuple[Population, int]]:
+    """Populations of a run on the noisy problem; it ends early where all fitness is NaN."""
+    problem = NoisyProblem(LAYOUT)
+    try:
+        population = first_generation(problem, config)
+        yield population, 0
+        for generation in range(1, GENERATIONS + 1):
+            population = next_generation(population, problem, config, generation)
+            yield population, generation
+    except FitnessError:
+        return
+
+
+def assert_same(population: Population, expected: list[Individual]) -> None:
+    genomes = population.genomes[population.rows]
+    for number, individual in enumerate(expected):
+        assert_array_equal(genomes[number].view(np.uint32), individual.genome.view(np.uint32))
+    assert_array_equal(population.fitness, [individual.fitness for individual in expected])
+    sigma = [individual.sigma for individual in expected]
+    assert_array_equal(population.sigma.view(np.uint32), np.array(sigma, F).view(np.uint32))
+
+
+@pytest.mark.parametrize("crossover", ["uniform", "arithmetic", "rows"])
+@pytest.mark.parametrize("rule", SIGMA_RULES, ids=lambda rule: " ".join(map(str, rule.values())))
+@given(st.data())
+@settings(max_examples=15)
+def test_generations_are_those_of_the_algorithm_one_individual_at_a_time(crossover, rule, data):
+    config = data.draw(configs(crossover=crossover, **rule))
+    expected = first_population(LAYOUT, config)
+    for population, generation in generations(config):
+        if generation > 0:
+            expected = next_population(expected, LAYOUT, config, generation)
+        assert_same(population, expected)
+
+
+@given(configs())
+@settings(max_examples=40)
+def test_the_bank_holds_parents_and_offspring_and_elites_stay_where_they_are(config):
+    written = []
+    vary = ops.crossover_mutate
+
+    def spy(genomes, parents, sigma, **options):
+        written.append((set(parents.ravel()), options["out_rows"].tolist()))
+        return vary(genomes, parents, sigma, **options)
+
+    before = None
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ops, "crossover_mutate", spy)
+        for population, generation in generations(config):
+            rows = population.rows.tolist()
+            assert len(population.genomes) == config.bank_rows
+            assert len(rows) == len(set(rows)) == config.population
+            assert population.rows.dtype == np.int32
+            if generation > 0:
+                parents, out_rows = written[generation - 1]
+                assert len(set(out_rows)) == len(out_rows)
+                assert len(out_rows) == config.offspring_count - config.elite_count
+                assert not parents & set(out_rows)
+                elites = before.rows[rank(before.fitness)[: config.elite_count]]
+                assert not set(elites) & set(out_rows)
+                assert_array_equal(population.rows[: config.elite_count], elites)
+                if config.survival == "plus":
+                    assert not set(before.rows) & set(out_rows)
+            before = population
+
+
+@given(configs())
+@settings(max_examples=40)
+def test_ask_and_tell_are_a_generation_cut_in_two(config):
+    problem = NoisyProblem(LAYOUT)
+    ea = EA(LAYOUT, config)
+    for population, generation in generations(config):
+        if generation > 0 or config.evaluate_first:
+            assert ea.generation == generation
+            asked = ea.ask()
+            assert_array_equal(asked.view(np.uint32), ea.ask().view(np.uint32))
+            bank, rows = ea.ask_rows()
+            assert_array_equal(bank[rows].view(np.uint32), asked.view(np.uint32))
+            everyone = np.arange(len(asked))
+            ea.tell(problem.evaluate(asked, everyone, generation))
+        assert_array_equal(ea.population.rows, population.rows)
+        assert_same(
+            ea.population,
+            [
+                Individual(population.genome(i), population.fitness[i], population.sigma[i])
+                for i in range(len(population))
+            ],
+        )
+
+
+@given(configs(lineages=True))
+@settings(max_examples=40)
+def test_populations_are_replayed_from_their_lineages(config):
+    for population, _ in generations(config):
+        assert population.lineages is not None
+        replayed = ops.replay(population.lineages, LAYOUT)
+        genomes = population.genomes[population.rows]
+        assert_array_equal(replayed.view(np.uint32), genomes.view(np.uint32))
+
+
+def test_elites_go_on_though_all_offspring_are_better():
+    layout = GenomeLayout((DenseGenes(2, 1),))
+    config = EAConfig(population=4, offspring=9, elites=2, crossover_share=0)
+    for survival in ("comma", "plus"):
+        ea = EA(layout, replace(config, survival=survival))
+        ea.ask()
+        ea.tell(np.array([1, 4, 2, 3], F))
+        best = ea.population.genomes[ea.population.rows[[1, 3]]]
+        assert_array_equal(ea.ask()[:2], best)
+        ea.tell(np.array([-9, np.nan, 1, 7, 2, 3, 6, 4, 5], F))
+        assert_array_equal(ea.population.genomes[ea.population.rows[:2]], best)
+        assert_array_equal(ea.population.fitness, [-9, np.nan, 7, 6])
+
+
+def test_told_fitness_is_copied():
+    ea = EA(LAYOUT, config_of())
+    ea.ask()
+    fitness = np.arange(20, dtype=F)
+    ea.tell(fitness)
+    fitness[:] = 0
+    assert_array_equal(ea.population.fitness, np.arange(20))
+
+
+def test_what_cannot_be_told_leaves_all_as_it_was():
+    ea = EA(LAYOUT, config_of())
+    with pytest.raises(ArgumentError, match=r"^tell: expected a call of ask\(\) before"):
+        ea.tell(np.zeros(20, F))
+    for generation in range(2):
+        asked = ea.ask()
+        with pytest.raises(DtypeError, match=r"^fitness: expected float32 \[S=20\], got float64"):
+            ea.tell(np.zeros(20))
+        with pytest.raises(ShapeError, match=r"^fitness: expected \[S=20\], got \[20, 1\]"):
+            ea.tell(np.zeros((20, 1), F))
+        with pytest.raises(
+            FitnessError, match=f"all 20 individuals are NaN in generation {generation}"
+        ):
+            ea.tell(np.full(20, np.nan, F))
+        assert ea.generation == generation
+        assert_array_equal(ea.ask(), asked)
+        ea.tell(np.arange(20, dtype=F))
+        with pytest.raises(ArgumentError, match=r"^tell: expected"):
+            ea.tell(np.arange(20, dtype=F))
+
+
+@pytest.mark.parametrize(
+    ("fitness", "error"),
+    [
+        (np.zeros(20), DtypeError),
+        (np.zeros(19, F), ShapeError),
+        (np.zeros((), F), ShapeError),
+        (np.full(20, np.nan, F), FitnessError),
+    ],
+)
+def test_a_problem_that_gives_no_fitness_is_refused(fitness, error):
+    class Wrong(NoisyProblem):
+        def evaluate(self, genomes, rows, generation):
+            return fitness if generation == self.wrong else np.zeros(20, F)
+
+    problem, config = Wrong(LAYOUT), config_of()
+    problem.wrong = 0
+    with pytest.raises(error, match=r"^fitness: "):
+        first_generation(problem, config)
+    problem.wrong = 1
+    population = first_generation(problem, config)
+    with pytest.raises(error, match=r"^fitness: "):
+        next_generation(population, problem, config, 1)
+
+
+class Sphere:
+    """-|genome - 1|^2: no network, no data, one block of genes."""
+
+    layout = GenomeLayout((DenseGenes(11, 1),))
+
+    def evaluate(self, genomes, rows, generation):
+        return -np.square(genomes[rows] - F(1)).sum(axis=1, dtype=F)
+
+
+@pytest.mark.parametrize(
+    ("options", "wanted"),
+    [
+        ({}, 0.05),
+        ({"survival": "plus", "elites": 0}, 0.05),
+        ({"selection": "tournament", "tournament_size": 4}, 0.05),
+        ({"selection": "exponential_rank", "rank_base": 0.9}, 0.05),
+        ({"sigma_schedule": "self_adaptive", "sigma_first": True, "tau": 0.3}, 0.05),
+        ({"sigma_schedule": "self_adaptive", "sigma_rule": "program", "tau": 0.3}, 1e-3),
+        ({"sigma_schedule": "exponential", "sigma_decay": 0.9, "sigma_period": 5}, 0.01),
+        ({"sigma_schedule": "cosine", "sigma_period": 25}, 0.05),
+        ({"crossover": "arithmetic", "crossover_parents": 3, "parent_weights": "rank"}, 0.1),
+        ({"crossover": "rows", "crossover_then_mutation": True}, 0.05),
+        ({"mutation": "uniform", "mutation_rate": 0.3}, 0.05),
+        ({"offspring": 200, "alpha": 0.8}, 0.05),
+    ],
+)
+def test_a_problem_without_a_network_is_solved(options, wanted):
+    problem, config = Sphere(), EAConfig(population=50, sigma=0.1, seed=2)
+    config = replace(config, **options)
+    population = first_generation(problem, config)
+    first = -population.fitness.max()
+    for generation in range(1, 101):
+        population = next_generation(population, problem, config, generation)
+    assert first > 3
+    assert -population.fitness.max() < wanted
 
 
 def test_slots_are_elites_then_crossover_then_mutation():
@@ -165,23 +435,6 @@ def test_a_run_folder_is_taken_by_the_same_settings_only(tmp_path):
     (wanted / "config.json").write_text('{"seed": 1}')
     assert run_folder(wanted, {"seed": 1}) == wanted
     assert run_folder(wanted, {"seed": 2}).name == "mnist-2"
-
-
-@pytest.mark.parametrize(
-    ("options", "name"),
-    [
-        ({"population": 0}, "population"),
-        ({"elites": 1.5}, "elites"),
-        ({"elites": -1}, "elites"),
-        ({"elites": 0.5, "crossover_share": 0.6}, "elites \\+ crossover_share"),
-        ({"sigma": -0.1}, "sigma"),
-        ({"sigma": float("nan")}, "sigma"),
-        ({"sigma_decay": 0.0}, "sigma_decay"),
-    ],
-)
-def test_settings_out_of_range_are_refused(options, name):
-    with pytest.raises(ArgumentError, match=f"^{name}: expected"):
-        config_of(**options)
 
 
 def test_a_batch_larger_than_the_data_is_refused(digits):

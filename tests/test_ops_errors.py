@@ -22,6 +22,7 @@ from evokern.errors import (
     ShapeError,
 )
 from evokern.layout import DenseGenes, GenomeLayout
+from evokern.lineage import founders
 from evokern.network import Flatten, MaxPool2d, Network
 
 LAYOUT = GenomeLayout((DenseGenes(2, 3),))
@@ -47,6 +48,10 @@ def vary(**changes: Any) -> Any:
 def adapt(**changes: Any) -> Any:
     options: dict[str, Any] = {"sigma": np.ones(5, F), "tau": 0.1, "seed": 1, "generation": 2}
     return ops.mutate_sigma(**(options | changes))
+
+
+def rebuild(**changes: Any) -> Any:
+    return ops.replay(**({"lineages": founders(2, seed=1), "layout": LAYOUT} | changes))
 
 
 def dense(**changes: Any) -> Any:
@@ -412,7 +417,7 @@ def test_bad_input_is_named(
 
 
 def test_the_plain_calls_are_right() -> None:
-    for call in (init, vary, adapt, dense, largest, mean, scale, forward, loss):
+    for call in (init, vary, adapt, rebuild, dense, largest, mean, scale, forward, loss):
         call()
 
 
@@ -422,6 +427,7 @@ def test_the_plain_calls_are_right() -> None:
         (init, "init_genomes"),
         (vary, "crossover_mutate"),
         (adapt, "mutate_sigma"),
+        (rebuild, "replay"),
         (dense, "dense_forward"),
         (largest, "max_pool2d"),
         (mean, "avg_pool2d"),

@@ -6,6 +6,7 @@
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
+#include <algorithm>
 #include <cstdlib>
 #include <memory>
 #include <new>
@@ -57,11 +58,12 @@ bool has_avx512_bf16() { return has_avx512() && __builtin_cpu_supports("avx512bf
 #endif
 #endif
 
-#define EVK_ISA_ENTRY(isa, lanes, bf16, supported)                                             \
-  Kernels {                                                                                    \
-    #isa, lanes, bf16, supported, evk::isa::init_genomes, evk::isa::crossover_mutate,          \
-        evk::isa::mutate_sigma, evk::isa::network, evk::isa::max_pool2d, evk::isa::avg_pool2d, \
-        evk::isa::affine, evk::isa::machine_limit, evk::isa::network_workspace_bytes           \
+#define EVK_ISA_ENTRY(isa, lanes, bf16, supported)                                         \
+  Kernels {                                                                                \
+    #isa, lanes, bf16, supported, evk::isa::init_genomes, evk::isa::crossover_mutate,      \
+        evk::isa::mutate_sigma, evk::isa::replay, evk::isa::network, evk::isa::max_pool2d, \
+        evk::isa::avg_pool2d, evk::isa::affine, evk::isa::machine_limit,                   \
+        evk::isa::network_workspace_bytes                                                  \
   }
 
 // From the plainest to the widest.
@@ -213,6 +215,65 @@ void mutate_sigma(const Array& sigma, const Array& out, float tau, uint64_t seed
       data<float>(sigma), mutable_data<float>(out), sigma.shape(0), tau, seed, generation, first};
   const Running running;
   active->mutate_sigma(p);
+}
+
+// What a thread's scratch rows may take together: they stay in its second cache.
+constexpr int64_t kReplayCacheBytes = 512 << 10;
+constexpr int64_t kReplayGenes = 4096;
+
+// Genes that go through a program at once.
+int64_t replay_segment(int64_t rows, int64_t genes) {
+  const int64_t units = (genes + evk::kReplayUnit - 1) / evk::kReplayUnit;
+  const int64_t most = kReplayGenes / evk::kReplayUnit;
+  const int64_t fitting = kReplayCacheBytes / (rows * evk::kReplayUnit * int64_t{4});
+  return evk::kReplayUnit * std::max<int64_t>(1, std::min({units, most, fitting}));
+}
+
+// The arrays of an evokern._program.Program; weights [R] for arithmetic crossover.
+void replay(const py::object& program, const Array& out, const Array& blocks, const Array& scales,
+            const OptionalArray& weights, int scheme, int kind, int distribution,
+            uint64_t rate_threshold, uint64_t mutation_threshold, uint64_t seed) {
+  const std::vector<evk::DenseBlock> list = blocks_of(blocks, scales);
+  const auto array = [&program](const char* name) { return program.attr(name).cast<Array>(); };
+  const auto number = [&program](const char* name) { return program.attr(name).cast<int64_t>(); };
+  evk::ReplayParams p{};
+  p.out = mutable_data<float>(out);
+  p.out_stride = stride(out, 0);
+  p.outputs = out.shape(0);
+  p.genes = out.shape(1);
+  p.blocks = list.data();
+  p.block_count = static_cast<int64_t>(list.size());
+  p.scheme = static_cast<evk::InitScheme>(scheme);
+  p.kind = static_cast<evk::CrossoverKind>(kind);
+  p.distribution = distribution;
+  p.rate_threshold = rate_threshold;
+  p.mutation_threshold = mutation_threshold;
+  p.weights = data<float>(weights);
+  p.seed = seed;
+  p.runs = array("target").shape(0);
+  p.start = data<int32_t>(array("start"));
+  p.source = data<int32_t>(array("source"));
+  p.target = data<int32_t>(array("target"));
+  p.final = data<bool>(array("final"));
+  p.first_step = data<int64_t>(array("first_step"));
+  p.crossed = data<int32_t>(array("crossed"));
+  p.parent_count = array("crossed").shape(1);
+  p.generation = data<uint32_t>(array("generation"));
+  p.number = data<uint32_t>(array("number"));
+  p.sigma = data<float>(array("sigma"));
+  p.independent = program.attr("independent").cast<bool>();
+  p.scratch_rows = number("scratch_rows");
+  p.segment = replay_segment(p.scratch_rows + 1, p.genes);
+  for (const evk::DenseBlock& block : list) p.units += block.outputs;
+
+  const int64_t founders = p.scheme == evk::InitScheme::kUnitRows ? number("founders") : 0;
+  const int64_t scratch = thread_count() * (p.scratch_rows + 1) * p.segment;
+  const auto bytes = static_cast<size_t>(scratch + founders * p.units) * sizeof(float);
+  const std::unique_ptr<void, AlignedDelete> memory(::operator new(bytes, std::align_val_t{64}));
+  p.scratch = static_cast<float*>(memory.get());
+  p.lengths = founders > 0 ? p.scratch + scratch : nullptr;
+  const Running running;
+  active->replay(p);
 }
 
 // A row of the step table that evokern/backends/cpu.py makes of a network.
@@ -414,6 +475,7 @@ PYBIND11_MODULE(_cpu, m) {
   m.def("init_genomes", &init_genomes);
   m.def("crossover_mutate", &crossover_mutate);
   m.def("mutate_sigma", &mutate_sigma);
+  m.def("replay", &replay);
   m.def("network_forward", &network_forward);
   m.def("network_loss", &network_loss);
   m.def("pool2d", &pool2d);

@@ -55,6 +55,44 @@ struct CrossoverMutateParams {
   uint32_t generation, first;
 };
 
+// How a run begins: with a founder, a row, or a crossover of rows.
+enum class ReplayStart : int { kInit = 0, kCopy = 1, kCrossover = 2 };
+
+// A program of evokern/_program.py: per run `start`, `source`, `target`, `final` and the nodes
+// first_step[run] to first_step[run + 1].
+struct ReplayParams {
+  float* out;  // [outputs, genes]
+  int64_t out_stride;
+  int64_t outputs, genes;
+  const DenseBlock* blocks;
+  int64_t block_count;
+  InitScheme scheme;
+  CrossoverKind kind;
+  int distribution;
+  uint64_t rate_threshold, mutation_threshold;  // Bernoulli thresholds, 2^32 = always
+  const float* weights;                         // [parent_count], arithmetic only
+  uint64_t seed;
+  int64_t runs;
+  const int32_t* start;
+  const int32_t* source;
+  const int32_t* target;
+  const bool* final;
+  const int64_t* first_step;
+  const int32_t* crossed;  // [*, parent_count]
+  int64_t parent_count;
+  const uint32_t* generation;  // per node
+  const uint32_t* number;
+  const float* sigma;
+  bool independent;      // no run reads what another one writes
+  int64_t segment;       // genes per task, a multiple of kReplayUnit
+  int64_t scratch_rows;  // beside one more
+  float* scratch;        // [threads, scratch_rows + 1, segment]
+  float* lengths;        // unit_rows: [founders, units], else null
+  int64_t units;
+};
+
+constexpr int64_t kReplayUnit = 64;  // genes: the largest group of any instruction set
+
 struct MutateSigmaParams {
   const float* sigma;  // [individuals]
   float* out;
@@ -152,6 +190,7 @@ struct MachineLimitParams {
   F(init_genomes, InitGenomesParams)         \
   F(crossover_mutate, CrossoverMutateParams) \
   F(mutate_sigma, MutateSigmaParams)         \
+  F(replay, ReplayParams)                    \
   F(network, NetworkParams)                  \
   F(max_pool2d, PoolParams)                  \
   F(avg_pool2d, PoolParams)                  \

@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from evokern import _cpu
+from evokern._program import Program
 from evokern.errors import ArgumentError, BackendError, message
 from evokern.layout import GenomeLayout
 from evokern.network import (
@@ -112,6 +113,29 @@ def mutate_sigma(
 ) -> None:
     """See ``ops.mutate_sigma``."""
     _cpu.mutate_sigma(sigma, out, tau, seed, generation, first)
+
+
+def replay(program: Program, layout: GenomeLayout, *, out: F32) -> None:
+    """See ``ops.replay``."""
+    recipe = program.recipe
+    weights = None
+    if recipe.kind == "arithmetic":
+        parents = program.crossed.shape[1]
+        equal = np.float32(1) / np.float32(max(1, parents))
+        weights = np.array(recipe.weights or [equal] * parents, np.float32)
+    _cpu.replay(
+        program,
+        out,
+        _blocks(layout),
+        init_scales(recipe.scheme, layout),
+        weights,
+        INIT_SCHEMES.index(recipe.scheme),
+        CROSSOVER_KINDS.index(recipe.kind),
+        DISTRIBUTIONS.index(recipe.distribution),
+        bernoulli_threshold(recipe.rate),
+        bernoulli_threshold(recipe.mutation_rate),
+        recipe.seed,
+    )
 
 
 def dense_forward(

@@ -11,7 +11,7 @@ is the same cut in two, for evaluators of any kind:
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -21,14 +21,12 @@ from evokern.backends.reference.random import Stream, bernoulli, draw_index, dra
 from evokern.drivers.config import EAConfig
 from evokern.errors import ArgumentError, DtypeError, FitnessError, ShapeError, message
 from evokern.layout import GenomeLayout
+from evokern.lineage import Lineages, founders
 from evokern.population import Population, allocate_genomes
 from evokern.schedules import cosine_cycle, exponential_decay
 from evokern.selection import draw_exponential_rank, draw_tournament, draw_truncation, rank
 
 __all__ = ["EA", "EAConfig", "Problem", "breed", "first_generation", "next_generation", "survive"]
-
-if TYPE_CHECKING:
-    from evokern.lineage import Lineages
 
 F32 = npt.NDArray[np.float32]
 I32 = npt.NDArray[np.int32]
@@ -318,8 +316,6 @@ def checked_fitness(fitness: F32, slots: int, generation: int) -> F32:
 
 def first_lineages(config: EAConfig) -> Lineages:
     """The recipes of the initial population."""
-    from evokern.lineage import founders
-
     weights = config.rank_weights if config.parent_weights == "rank" else None
     return founders(
         config.population,

@@ -1,0 +1,320 @@
+// What crossover_mutate and replay have in common: genes come in groups of kGroup, the ones that a
+// vector of Philox counters draws for, and nothing depends on how groups meet threads.
+#pragma once
+
+#include <string.h>
+
+#include "core/activation.h"
+#include "core/variation.h"
+#include "cpu/kernels.h"
+#include "cpu/simd.h"
+
+EVK_NAMESPACE_BEGIN
+
+// Outputs larger than this leave the caches before they are read, so they are written past them.
+constexpr i64 kStreamingBytes = 16 << 20;
+
+// Deviates, words or genes of one group, in gene order.
+struct FloatGroup {
+  Float part[kParts];
+};
+
+struct WordGroup {
+  Word part[kParts];
+};
+
+// The random words of one individual in one generation.
+struct Source {
+  RoundKeys keys;
+  u32 individual, generation;
+};
+
+struct Draw {
+  Words<Counter> words[kDraws];
+};
+
+EVK_INLINE Draw draw(const Source& source, i64 first_gene, Stream stream) {
+  using W = Wide<Counter>;
+  Draw d;
+  for (int n = 0; n < kDraws; ++n) {
+    const u32 block = static_cast<u32>(first_gene >> 2) + static_cast<u32>(n * W::lanes);
+    d.words[n] = Words<Counter>{block_order() + W::all(block), W::all(source.individual),
+                                W::all(source.generation), W::all(stream)};
+  }
+  philox(d.words, source.keys);
+  return d;
+}
+
+EVK_INLINE WordGroup draw_words(const Source& source, i64 first_gene, Stream stream) {
+  const Draw d = draw(source, first_gene, stream);
+  WordGroup result;
+  for (int n = 0; n < kDraws; ++n) {
+    words_in_gene_order(d.words[n], result.part + n * kParts / kDraws);
+  }
+  return result;
+}
+
+EVK_INLINE FloatGroup draw_normals(const Source& source, i64 first_gene, Stream stream) {
+  const Draw d = draw(source, first_gene, stream);
+  constexpr int pairs = 2 / kDraws;
+  Word first[2], second[2];
+  for (int n = 0; n < kDraws; ++n) word_pairs(d.words[n], first + n * pairs, second + n * pairs);
+  const Pair<Two<Float>> normals =
+      normal_pair<Two<Float>>({first[0], first[1]}, {second[0], second[1]});
+  const Float even[2] = {normals.first.a, normals.first.b};
+  const Float odd[2] = {normals.second.a, normals.second.b};
+  FloatGroup result;
+  for (int n = 0; n < kDraws; ++n) {
+    pairs_in_gene_order(even + n * pairs, odd + n * pairs, result.part + n * kParts / kDraws);
+  }
+  return result;
+}
+
+EVK_INLINE FloatGroup draw_deviates(const Source& source, i64 first_gene, Stream stream,
+                                    Distribution distribution) {
+  if (distribution == Distribution::kNormal) return draw_normals(source, first_gene, stream);
+  const WordGroup words = draw_words(source, first_gene, stream);
+  FloatGroup result;
+  for (int i = 0; i < kParts; ++i) {
+    result.part[i] = distribution == Distribution::kUniform
+                         ? symmetric_uniform<Float>(words.part[i])
+                         : cauchy<Float>(words.part[i]);
+  }
+  return result;
+}
+
+// The first `count` genes at p; the rest of the group is +0. A whole group needs no copy.
+EVK_INLINE FloatGroup load_group(const float* p, i64 count) {
+  float padded[kGroup] = {};
+  const float* source = p;
+  if (count < kGroup) {
+    memcpy(padded, p, static_cast<size_t>(count) * sizeof(float));
+    source = padded;
+  }
+  FloatGroup genes;
+  for (int i = 0; i < kParts; ++i) genes.part[i] = load(source + i * kLanes);
+  return genes;
+}
+
+EVK_INLINE void store_group(float* p, const FloatGroup& genes, i64 count, bool streaming) {
+  if (count < kGroup) {
+    float padded[kGroup];
+    for (int i = 0; i < kParts; ++i) store(padded + i * kLanes, genes.part[i]);
+    memcpy(p, padded, static_cast<size_t>(count) * sizeof(float));
+  } else if (streaming) {
+    for (int i = 0; i < kParts; ++i) store_streaming(p + i * kLanes, genes.part[i]);
+  } else {
+    for (int i = 0; i < kParts; ++i) store(p + i * kLanes, genes.part[i]);
+  }
+}
+
+EVK_INLINE bool vectors_fit(const float* rows, i64 stride) {
+  return reinterpret_cast<u64>(rows) % sizeof(Float) == 0 &&
+         stride * sizeof(float) % sizeof(Float) == 0;
+}
+
+// --- crossover -----------------------------------------------------------------------------------
+//
+// O is one offspring: `source`, `parent_count`, `rate_threshold`, the genomes `first` (parent 0)
+// and `parent(r)`, which begin with gene `origin`, and `weight(r)`.
+
+// Genes of parents 1 .. R-1 where the CROSSOVER word says so.
+template <class O>
+EVK_INLINE FloatGroup recombine_uniform(const O& o, i64 gene, i64 count) {
+  const i64 at = gene - o.origin;
+  const WordGroup words = draw_words(o.source, gene, kCrossover);
+  const Word last = bernoulli_last<Float>(o.rate_threshold);
+  FloatGroup child = load_group(o.first + at, count);
+  if (o.parent_count == 2) {
+    const FloatGroup other = load_group(o.parent(1) + at, count);
+    for (int i = 0; i < kParts; ++i) {
+      child.part[i] = words.part[i] <= last ? other.part[i] : child.part[i];
+    }
+    return child;
+  }
+  const WordGroup which = draw_words(o.source, gene, kCrossoverParent);
+  const u32 others = static_cast<u32>(o.parent_count - 1);
+  for (i64 r = 1; r <= others; ++r) {
+    const FloatGroup other = load_group(o.parent(r) + at, count);
+    const Word number = Element<Float>::all_uint(static_cast<u32>(r - 1));
+    for (int i = 0; i < kParts; ++i) {
+      const auto chosen = multiply_high(which.part[i], others) == number;
+      const Float candidate = chosen ? other.part[i] : child.part[i];
+      child.part[i] = words.part[i] <= last ? candidate : child.part[i];
+    }
+  }
+  return child;
+}
+
+template <class O>
+EVK_INLINE FloatGroup recombine_arithmetic(const O& o, i64 gene, i64 count) {
+  const i64 at = gene - o.origin;
+  FloatGroup child = load_group(o.first + at, count);
+  const Float weight = Element<Float>::all(o.weight(0));
+  for (int i = 0; i < kParts; ++i) child.part[i] = weight * child.part[i];
+  for (i64 r = 1; r < o.parent_count; ++r) {
+    const FloatGroup other = load_group(o.parent(r) + at, count);
+    const Float other_weight = Element<Float>::all(o.weight(r));
+    for (int i = 0; i < kParts; ++i) {
+      child.part[i] = child.part[i] + other_weight * other.part[i];
+    }
+  }
+  return child;
+}
+
+// Row-wise crossover is recombine_rows', kNone copies parent 0.
+template <class O>
+EVK_INLINE FloatGroup recombine(const O& o, i64 gene, i64 count, CrossoverKind kind) {
+  switch (kind) {
+    case CrossoverKind::kUniform:
+      return recombine_uniform(o, gene, count);
+    case CrossoverKind::kArithmetic:
+      return recombine_arithmetic(o, gene, count);
+    default:
+      return load_group(o.first + (gene - o.origin), count);
+  }
+}
+
+// Row-wise crossover of `count` <= kGroup output units that start at `unit` (numbered over all
+// blocks) and own the genes gene + row * outputs for each row; of these, [begin, end).
+template <class O>
+EVK_INLINE void recombine_units(const O& o, float* out, i64 unit, i64 gene, i64 outputs, i64 rows,
+                                i64 count, i64 begin, i64 end) {
+  const i64 others = o.parent_count - 1;
+  const u64 threshold = o.rate_threshold;
+  const float* chosen[kGroup];
+  // Counters come in blocks of four, units start anywhere.
+  u32 words[2 * kGroup] = {}, which[2 * kGroup] = {};
+  const i64 aligned = unit & ~i64{3};
+  for (int half = 0; half < 2; ++half) {
+    const i64 start = aligned + half * kGroup;
+    const WordGroup w = draw_words(o.source, start, kCrossover);
+    memcpy(words + half * kGroup, w.part, sizeof w.part);
+    if (others > 1) {
+      const WordGroup p = draw_words(o.source, start, kCrossoverParent);
+      memcpy(which + half * kGroup, p.part, sizeof p.part);
+    }
+  }
+  for (i64 i = 0; i < count; ++i) {
+    const i64 at = unit - aligned + i;
+    const i64 other = 1 + static_cast<i64>((static_cast<u64>(which[at]) * others) >> 32);
+    chosen[i] = words[at] < threshold ? o.parent(other) : o.first;
+  }
+  const i64 origin = o.origin;
+  if (begin <= gene && gene + (rows - 1) * outputs + count <= end) {  // the most common case
+    for (i64 row = 0; row < rows; ++row) {
+      const i64 at = gene - origin + row * outputs;
+      for (i64 i = 0; i < count; ++i) out[at + i] = chosen[i][at + i];
+    }
+    return;
+  }
+  for (i64 row = begin > gene ? (begin - gene) / outputs : 0; row < rows; ++row) {
+    const i64 start = gene + row * outputs;
+    const i64 from = start < begin ? begin - start : 0;
+    const i64 to = start + count > end ? end - start : count;
+    for (i64 i = from; i < to; ++i) out[start - origin + i] = chosen[i][start - origin + i];
+  }
+}
+
+// Row-wise crossover of the genes [begin, end); `out` begins with gene `origin`, too.
+template <class O>
+EVK_INLINE void recombine_rows(const O& o, const DenseBlock* blocks, i64 block_count, float* out,
+                               i64 begin, i64 end) {
+  i64 gene = 0, unit = 0;
+  for (i64 b = 0; b < block_count; ++b) {
+    const DenseBlock& block = blocks[b];
+    const i64 next = gene + (block.fan_in + 1) * block.outputs;
+    for (i64 at = 0; at < block.outputs && gene < end && next > begin; at += kGroup) {
+      const i64 left = block.outputs - at;
+      recombine_units(o, out, unit + at, gene + at, block.outputs, block.fan_in + 1,
+                      left < kGroup ? left : kGroup, begin, end);
+    }
+    gene = next;
+    unit += block.outputs;
+  }
+}
+
+// --- mutation ------------------------------------------------------------------------------------
+
+struct Mutation {
+  Distribution distribution;
+  u64 threshold;  // of the rate per gene; 0 is the caller's to skip
+};
+
+EVK_INLINE FloatGroup mutate(const Source& source, const Mutation& mutation, float strength,
+                             i64 gene, const FloatGroup& child) {
+  constexpr u64 always = 1ull << 32;
+  const FloatGroup noise = draw_deviates(source, gene, kMutation, mutation.distribution);
+  const Float sigma = Element<Float>::all(strength);
+  FloatGroup result;
+  for (int i = 0; i < kParts; ++i) {
+    result.part[i] = mutated<Float>(child.part[i], sigma, noise.part[i]);
+  }
+  if (mutation.threshold < always) {
+    const WordGroup words = draw_words(source, gene, kMutationMask);
+    const Word last = bernoulli_last<Float>(mutation.threshold);
+    for (int i = 0; i < kParts; ++i) {
+      result.part[i] = words.part[i] <= last ? result.part[i] : child.part[i];
+    }
+  }
+  return result;
+}
+
+// --- init ----------------------------------------------------------------------------------------
+
+// The genes [begin, end), all of one block; `out` begins with gene `origin`.
+EVK_INLINE void init_segment(const Source& source, float* out, i64 origin, i64 begin, i64 end,
+                             float scale, Distribution distribution) {
+  for (i64 gene = begin & ~i64{3}; gene < end; gene += kGroup) {
+    const FloatGroup deviates = draw_deviates(source, gene, kInit, distribution);
+    float values[kGroup];
+    for (int i = 0; i < kParts; ++i) {
+      store(values + i * kLanes, deviates.part[i] * Element<Float>::all(scale));
+    }
+    const i64 from = gene < begin ? begin : gene;
+    const i64 to = gene + kGroup < end ? gene + kGroup : end;
+    memcpy(out + (from - origin), values + (from - gene),
+           static_cast<size_t>(to - from) * sizeof(float));
+  }
+}
+
+// The genes [begin, end) of a fresh genome, which `out` begins with; the weights of unit_rows are
+// still to be divided by their units' lengths.
+EVK_INLINE void init_genes(const DenseBlock* blocks, i64 block_count, InitScheme scheme,
+                           const Source& source, float* out, i64 begin, i64 end) {
+  const bool normal = scheme == InitScheme::kLecunNormal || scheme == InitScheme::kUnitRows;
+  const Distribution distribution = normal ? Distribution::kNormal : Distribution::kUniform;
+  i64 gene = 0;
+  for (i64 b = 0; b < block_count && gene < end; ++b) {
+    const DenseBlock& block = blocks[b];
+    const i64 bias = gene + block.fan_in * block.outputs;
+    const i64 next = bias + block.outputs;
+    const i64 drawn = scheme == InitScheme::kTorch ? next : bias;
+    const i64 from = gene < begin ? begin : gene;
+    const i64 to = drawn < end ? drawn : end;
+    if (from < to) init_segment(source, out, begin, from, to, block.scale, distribution);
+    const i64 zero = drawn < begin ? begin : drawn;
+    const i64 last = next < end ? next : end;
+    if (zero < last)
+      memset(out + (zero - begin), 0, static_cast<size_t>(last - zero) * sizeof(float));
+    gene = next;
+  }
+}
+
+// unit_rows, for `count` units next to each other: sums of squares row by row, then their roots. A
+// unit that drew only zeros keeps them.
+EVK_INLINE void add_squares(const float* weights, i64 count, float* sums) {
+  for (i64 i = 0; i < count; ++i) sums[i] = sums[i] + weights[i] * weights[i];
+}
+
+EVK_INLINE void lengths_of_sums(float* sums, i64 count) {
+  for (i64 i = 0; i < count; ++i) {
+    sums[i] = sums[i] == 0.0f ? 1.0f : Element<float>::sqrt(sums[i]);
+  }
+}
+
+EVK_INLINE void divide(float* weights, const float* lengths, i64 count) {
+  for (i64 i = 0; i < count; ++i) weights[i] = weights[i] / lengths[i];
+}
+
+EVK_NAMESPACE_END

@@ -289,7 +289,8 @@ def _tensor_file(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> 
 def _kind(tensor: Tensor) -> tuple[str, tuple[int, ...]]:
     if isinstance(tensor, Rows):
         return "float32", (len(tensor.rows), tensor.bank.shape[1])
-    return tensor.dtype.name, tensor.shape
+    dtype = tensor.dtype
+    return dtype.name if dtype.isnative else dtype.str, tensor.shape
 
 
 def _numbered(folder: Path, suffix: str) -> list[Path]:

@@ -75,6 +75,14 @@ def append(file: BinaryIO, path: Path, content: bytes) -> None:
         raise storage_error(path, error) from error
 
 
+def sync(file: BinaryIO, path: Path) -> None:
+    """Returns when all that was written is on the disk. Raises StorageError."""
+    try:
+        os.fsync(file.fileno())
+    except OSError as error:
+        raise storage_error(path, error) from error
+
+
 def make_folder(path: Path) -> None:
     """Creates a folder and its parents, unless they are there. Raises StorageError."""
     try:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from evokern.errors import CheckpointError, message
-from evokern.files import append, open_to_append, replace_file
+from evokern.files import append, open_to_append, replace_file, sync
 
 CONFIG = "config.json"
 METRICS = "metrics.jsonl"
@@ -33,6 +33,10 @@ class MetricsFile:
     def write(self, record: dict[str, Any]) -> None:
         """Appends one record."""
         append(self._file, self._path, _line(record).encode())
+
+    def sync(self) -> None:
+        """Returns when all records are on the disk. Raises StorageError."""
+        sync(self._file, self._path)
 
     def close(self) -> None:
         """Closes the file."""

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from evokern.comparison import Group, X, median_curve
-from evokern.errors import ArgumentError, StorageError, message
+from evokern.errors import ArgumentError, message
+from evokern.files import make_folder, replace_file
 from evokern.metrics import read_metrics, step_of
 
 # Okabe and Ito's palette, told apart with any colour vision, without its yellow (too pale on
@@ -142,8 +144,7 @@ def _save(figure: Any, picture: Path) -> None:
     if picture.suffix[1:].lower() not in known:
         wanted = "a file name that ends in .png, .pdf or .svg"
         raise ArgumentError(message("picture", wanted, repr(str(picture))))
-    try:
-        picture.parent.mkdir(parents=True, exist_ok=True)
-        figure.savefig(picture, dpi=150)
-    except OSError as error:
-        raise StorageError(f"{picture}: cannot be written: {error.strerror or error}") from error
+    content = io.BytesIO()
+    figure.savefig(content, dpi=150, format=picture.suffix[1:])
+    make_folder(picture.parent)
+    replace_file(picture, content.getvalue())

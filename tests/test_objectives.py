@@ -466,7 +466,9 @@ def test_names_that_nothing_has_are_refused():
 
 
 def test_settings_are_json_and_name_own_functions():
-    assert json.loads(json.dumps(problem(objective="macro_f1").settings())) == {
+    settings = json.loads(json.dumps(problem(objective="macro_f1").settings()))
+    assert len(settings.pop("dataset_sha256")) == 64
+    assert settings == {
         "batch": BATCH,
         "objective": "macro_f1",
         "positive_weight": 1.0,

@@ -120,6 +120,7 @@ def train_adam(problem: Classification, config: AdamConfig, folder: Path) -> Ada
                     }
                     records.write(record, f"loss {loss.item():.4f}  hold-out {holdout:.2%}")
                 if last or stop.signal or step % config.checkpoint_every == 0:
+                    records.sync()
                     save_checkpoint(
                         folder / "checkpoints",
                         step,
@@ -141,6 +142,7 @@ def adam_settings(problem: Classification, config: AdamConfig) -> dict[str, Any]
         "format": FORMAT,
         "algorithm": "adam",
         "dataset": problem.name,
+        "dataset_sha256": problem.data_sha256,
         "batch": problem.config.batch,
         **settings,
         "network": describe(problem.network),

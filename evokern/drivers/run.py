@@ -60,6 +60,10 @@ class Records:
         if self._board:
             self._board.write(record)
 
+    def sync(self) -> None:
+        """Returns when metrics.jsonl is on the disk: before a checkpoint says so."""
+        self._file.sync()
+
     def __enter__(self) -> Self:
         self._opened.enter_context(self._progress)
         return self
@@ -98,6 +102,11 @@ def open_run(folder: Path, settings: dict[str, Any]) -> str:
             )
     else:
         write_json(path, settings)
+    return digest_of(settings)
+
+
+def digest_of(settings: dict[str, Any]) -> str:
+    """What checkpoints know their run by: the SHA-256 of its settings."""
     return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
 
 

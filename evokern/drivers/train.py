@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
@@ -28,24 +28,22 @@ from evokern.checkpoint import (
     write_json,
 )
 from evokern.drivers.ea import EAConfig, first_generation, next_generation
-from evokern.drivers.run import Records, open_run, read_result, stop_signals
+from evokern.drivers.run import Records, digest_of, open_run, read_result, stop_signals
 from evokern.ensemble import distinct, mean_logits
 from evokern.errors import ArgumentError, CheckpointError, RunStopped, message
 from evokern.files import locked, make_folder
-from evokern.metrics import METRICS, RESULT
+from evokern.lineage import Lineages
+from evokern.metrics import CONFIG, METRICS, RESULT, read_json
 from evokern.plots import plot_curve
 from evokern.population import Population, allocate_genomes
 from evokern.problems.classification import Classification, Part
 from evokern.problems.objectives import predictions
 from evokern.selection import rank
 
-if TYPE_CHECKING:
-    from evokern.lineage import Lineages
-
 
 @dataclass(frozen=True)
 class RunConfig:
-    """How a run is watched and kept; nothing here changes what is evolved."""
+    """How a run is watched, kept and finished; nothing here changes what is evolved."""
 
     log_every: int = 25
     """Generations between two records of metrics.jsonl."""
@@ -113,6 +111,7 @@ def train(
                     record = measure(problem, population, generation)
                     records.write({**record, "seconds": round(seconds, 3)}, in_short(record))
                 if last or stop.signal or generation % options.checkpoint_every == 0:
+                    records.sync()
                     save(folder, population, generation, seconds, run, options.keep)
                 if stop.signal and not last:
                     raise RunStopped(folder, f"generation {generation}", stop.signal)
@@ -128,6 +127,8 @@ def settings_of(problem: Classification, config: EAConfig, options: RunConfig) -
         **problem.settings(),
         **asdict(config),
         "log_every": options.log_every,
+        "finalists": options.finalists,
+        "ensemble": options.ensemble,
         "network": describe(problem.network),
     }
 
@@ -177,10 +178,27 @@ def read_population(
     return Population(bank, rows, fitness, sigma, lineages)
 
 
+def last_population(folder: Path) -> Population:
+    """The population of the newest whole checkpoint of a run, finished or not.
+
+    Raises CheckpointError when the folder is no run or has no checkpoint.
+    """
+
+    def read(checkpoint: Checkpoint) -> Population:
+        tensors = read_tensors(checkpoint)
+        rows = np.arange(len(tensors["fitness"]), dtype=np.int32)
+        lineages = read_lineages(checkpoint, len(rows)) if "lineages" in checkpoint.facts else None
+        return Population(tensors["genomes"], rows, tensors["fitness"], tensors["sigma"], lineages)
+
+    run = digest_of(read_json(folder / CONFIG))
+    population, _ = newest_checkpoint(folder / "checkpoints", run=run, read=read)
+    if population is None:
+        raise CheckpointError(f"{folder}: the run has no checkpoint yet")
+    return population
+
+
 def read_lineages(checkpoint: Checkpoint, n: int) -> Lineages:
     """The lineages of ``n`` individuals. Raises CheckpointError."""
-    from evokern.lineage import Lineages
-
     arrays = read_tensors(checkpoint, prefix="lineages.")
     try:
         lineages = Lineages.from_arrays(arrays, checkpoint.facts["lineages"])

@@ -7,6 +7,7 @@ are divided by 255. Unlike that program, the test accuracy is measured on the re
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import Any, get_args
@@ -78,7 +79,7 @@ class Classification:
     """A data set, cut and normalised, with one random batch per generation.
 
     ``train``, ``holdout`` and ``test`` are the parts, ``mean`` float32 the mean image, ``layout``
-    where the genes of a genotype belong.
+    where the genes of a genotype belong, ``data_sha256`` the digest of all images and labels.
 
     Args:
         dataset: what to learn.
@@ -122,6 +123,7 @@ class Classification:
         if phenotype is None and self.layout.size != network.layout.size:
             wanted = f"None or the network's {network.layout.size} genes without a phenotype"
             raise ArgumentError(message("layout", wanted, f"{self.layout.size} genes"))
+        self.data_sha256 = _digest(dataset)
         self._epoch = -1
         self._order: I64 = np.zeros(0, np.int64)
 
@@ -129,7 +131,7 @@ class Classification:
         """What decides the fitness, as JSON values: the config, and the names of own functions."""
         own = {"objective": self._own_objective, "phenotype": self._own_phenotype}
         names = {key: _name(function) for key, function in own.items() if function is not None}
-        return {**asdict(self.config), **names}
+        return {**asdict(self.config), **names, "dataset_sha256": self.data_sha256}
 
     def evaluate(self, genomes: F32, rows: I32, generation: int) -> F32:
         """Fitness float32 [S] of individuals in ``rows`` of a bank, on the generation's batch."""
@@ -312,6 +314,19 @@ def _phenotype(config: ClassificationConfig, network: Network) -> Phenotype | No
 
 def _name(function: Any) -> str:
     return f"{function.__module__}.{getattr(function, '__qualname__', type(function).__name__)}"
+
+
+def _digest(dataset: Dataset) -> str:
+    """SHA-256 of all images and labels: a run does not go on with other data of the same name."""
+    digest = hashlib.sha256()
+    for array in (
+        dataset.train_images,
+        dataset.train_labels,
+        dataset.test_images,
+        dataset.test_labels,
+    ):
+        digest.update(np.ascontiguousarray(array).data)
+    return digest.hexdigest()
 
 
 def _one_hot(labels: I64, classes: int) -> F32:

@@ -25,12 +25,16 @@ from benchmarks.limits import limits
 from benchmarks.rivals_generation import Evaluated, Samples
 from benchmarks.workload import NETWORK
 from evokern import Flatten, Network, _cpu, ops
+from evokern.checkpoint import save_checkpoint
 from evokern.drivers.ea import EAConfig, first_generation, next_generation
-from evokern.drivers.train import measure, save
+from evokern.drivers.train import measure, state_of
 from evokern.metrics import METRICS, MetricsFile
-from evokern.problems.classification import Classification, ClassificationConfig
+from evokern.problems.classification import (
+    Classification,
+    ClassificationConfig,
+    HostPrecision,
+)
 from evokern.problems.datasets import Dataset
-from evokern.rules import Precision
 
 _CHECKPOINT_EVERY = 100
 _KERNELS = ("crossover_mutate", "network_loss")
@@ -84,7 +88,7 @@ def _contest(population: int, batch: int, generations: int, quick: bool) -> Iter
         rivals_generation.evosax_ga(population, batch, data) as evosax,
     ):
         ours = []
-        precisions: tuple[Precision, ...] = ("fp32", "bf16")
+        precisions: tuple[HostPrecision, ...] = ("fp32", "bf16")
         for precision in precisions:
             run = _Evokern(
                 population, generations, _problem(dataset, batch, precision), Path(folder)
@@ -140,7 +144,8 @@ class _Evokern:
         self._records.write(measure(self._problem, self._population, self._generation))
         share = max(1, len(self._population) * self._generations // _CHECKPOINT_EVERY)
         part = self._population.take(np.arange(share, dtype=np.int32))
-        save(self._folder, part, self._generation, 0.0, "benchmark", 2)
+        tensors, _ = state_of(part)
+        save_checkpoint(self._folder, self._generation, tensors, {}, run="benchmark")
 
     def _shown(self) -> Evaluated:
         samples = self._problem.batch_of(self._generation)
@@ -181,7 +186,7 @@ def check_losses(contestant: Contestant, result: Evaluated) -> None:
         )
 
 
-def _problem(dataset: Dataset, batch: int, precision: Precision) -> Classification:
+def _problem(dataset: Dataset, batch: int, precision: HostPrecision) -> Classification:
     config = ClassificationConfig(batch=batch, precision=precision)
     return Classification(dataset, _on_images, config, seed=0)
 

@@ -6,6 +6,7 @@ import sys
 from collections.abc import Sequence
 from importlib import import_module
 
+from evokern._version import __version__
 from evokern.errors import EvokernError, RunStopped
 
 COMMANDS = {
@@ -25,7 +26,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     A run that a signal stopped ends with 128 plus the signal's number, as shells expect.
     """
     words = list(sys.argv[1:] if arguments is None else arguments)
+    if words == ["--version"]:
+        print(f"evokern {__version__}")
+        return 0
     if not words or words[0] not in COMMANDS:
+        if words and not words[0].startswith("-"):
+            print(f"evokern: there is no command {words[0]!r}", file=sys.stderr)
         print("usage: evokern COMMAND [OPTIONS]; evokern COMMAND --help says more\n")
         for name, text in COMMANDS.items():
             print(f"  {name:8} {text}")
@@ -35,7 +41,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except RunStopped as stop:
         print(f"evokern {words[0]}: {stop}", file=sys.stderr)
         return 128 + stop.signal
-    except EvokernError as error:
+    except (EvokernError, OSError, MemoryError) as error:
         print(f"evokern {words[0]}: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:

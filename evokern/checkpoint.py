@@ -63,13 +63,13 @@ class Checkpoint:
 
     path: Path
     tensors: Path
-    generation: int
+    step: int
     facts: dict[str, Any]
 
 
 def save_checkpoint(
     folder: Path,
-    generation: int,
+    step: int,
     tensors: Mapping[str, Tensor],
     facts: Mapping[str, Any],
     *,
@@ -81,30 +81,30 @@ def save_checkpoint(
     Raises StorageError when it cannot be written; older ones are then still there.
     """
     make_folder(folder)
-    content = folder / f"{generation:09}.safetensors"
+    content = folder / f"{step:09}.safetensors"
     digest = hashlib.sha256()
     replace_file(content, _hashed(_tensor_file(tensors, {}), digest))
     description = {
         "format": FORMAT,
         "run": run,
-        "generation": generation,
+        "step": step,
         "tensors": content.name,
         "sha256": digest.hexdigest(),
         "facts": dict(facts),
     }
     path = content.with_suffix(".json")
     write_json(path, {**description, "own_sha256": _own_digest(description)})
-    tidy(folder, generation, keep=keep)
+    tidy(folder, step, keep=keep)
     return path
 
 
-def tidy(folder: Path, generation: int, *, keep: int = 2) -> None:
-    """Deletes all but the newest ``keep`` checkpoints up to ``generation``, and what is none.
+def tidy(folder: Path, step: int, *, keep: int = 2) -> None:
+    """Deletes all but the newest ``keep`` checkpoints up to ``step``, and what is none.
 
-    Those of later generations are left: nobody goes on from them, but a newer evokern might.
+    Those of later steps are left: nobody goes on from them, but a newer evokern might.
     Raises StorageError.
     """
-    upto = [old for old in _numbered(folder, ".json") if int(old.stem) <= generation]
+    upto = [old for old in _numbered(folder, ".json") if int(old.stem) <= step]
     remove(upto[:-keep])
     described = {old.stem for old in _numbered(folder, ".json")}
     remove(old for old in _numbered(folder, ".safetensors") if old.stem not in described)
@@ -156,7 +156,7 @@ def open_checkpoint(path: Path, *, run: str) -> Checkpoint:
         if digest != description["sha256"]:
             wanted = f"SHA-256 {description['sha256']}"
             raise CheckpointError(message(str(tensors), wanted, digest))
-        return Checkpoint(path, tensors, description["generation"], description["facts"])
+        return Checkpoint(path, tensors, description["step"], description["facts"])
     except CheckpointError:
         raise
     except _NOT_OURS as error:
@@ -192,7 +192,7 @@ def read_rows(checkpoint: Checkpoint, name: str, out: npt.NDArray[np.float32]) -
 
 def write_json(path: Path, value: Any) -> None:
     """``value`` as indented JSON, atomically."""
-    replace_file(path, (json.dumps(value, indent=2) + "\n").encode())
+    replace_file(path, (json.dumps(value, indent=2, allow_nan=False) + "\n").encode())
 
 
 def save_network(

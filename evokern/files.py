@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 from collections.abc import Iterable, Iterator
@@ -14,6 +15,24 @@ from evokern.errors import StorageError
 Content = bytes | memoryview
 
 _TEMPORARY = ".tmp"
+
+_FULL = (
+    "what was saved before is intact; make room and give the same command again to go on from there"
+)
+_NO_RIGHT = "no right to write there; choose another folder"
+_MENDS = {
+    errno.ENOSPC: _FULL,
+    errno.EDQUOT: _FULL,
+    errno.EFBIG: _FULL,
+    errno.EACCES: _NO_RIGHT,
+    errno.EPERM: _NO_RIGHT,
+    errno.EROFS: _NO_RIGHT,
+    errno.EEXIST: "it is a file; choose another folder",
+    errno.ENOTDIR: "a part of its path is a file; choose another folder",
+    errno.EISDIR: "it is a folder; choose another name",
+    errno.ENOENT: "create the folder first",
+    errno.ENAMETOOLONG: "choose a shorter name",
+}
 
 
 def write(file: BinaryIO, content: Content) -> None:
@@ -94,10 +113,8 @@ def make_folder(path: Path) -> None:
 def storage_error(path: Path, error: OSError) -> StorageError:
     """The error of a write that failed, with the mend."""
     reason = error.strerror or str(error)
-    return StorageError(
-        f"{path}: cannot be written: {reason}; what was saved before is intact: make room (or "
-        "choose another folder) and give the same command again to go on from there"
-    )
+    mend = _MENDS.get(error.errno or 0, "choose another folder")
+    return StorageError(f"{path}: cannot be written: {reason}; {mend}")
 
 
 @contextmanager

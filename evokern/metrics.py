@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,19 +15,20 @@ CONFIG = "config.json"
 METRICS = "metrics.jsonl"
 RESULT = "result.json"
 
-_FORMAT = 1
+CONFIG_FORMAT = 1
+"""Version of config.json; a public contract."""
 
 
 class MetricsFile:
-    """Appends records to ``metrics.jsonl``; records after ``generation`` are dropped first.
+    """Appends records to ``metrics.jsonl``; records after ``step`` are dropped first.
 
     So a run that goes on from a checkpoint leaves the file that an unbroken run leaves.
     """
 
-    def __init__(self, path: Path, generation: int = 0) -> None:
+    def __init__(self, path: Path, step: int = 0) -> None:
         self._path = path
         if path.exists():
-            kept = [record for record in read_metrics(path) if step_of(record) <= generation]
+            kept = [record for record in read_metrics(path) if step_of(record) <= step]
             replace_file(path, "".join(map(_line, kept)).encode())
         self._file = open_to_append(path)
 
@@ -44,7 +46,7 @@ class MetricsFile:
 
 
 def _line(record: dict[str, Any]) -> str:
-    return json.dumps(record) + "\n"
+    return json.dumps(record, allow_nan=False) + "\n"
 
 
 @dataclass(frozen=True)
@@ -66,8 +68,8 @@ def read_run(folder: Path) -> Run:
         got = "no such folder" if not folder.is_dir() else f"a folder without {CONFIG}"
         raise CheckpointError(message(str(folder), "the folder of a run", got))
     config = read_json(folder / CONFIG)
-    if (found := config.get("format", _FORMAT)) != _FORMAT:
-        raise CheckpointError(message(str(folder / CONFIG), f"format {_FORMAT}", repr(found)))
+    if (found := config.get("format", CONFIG_FORMAT)) != CONFIG_FORMAT:
+        raise CheckpointError(message(str(folder / CONFIG), f"format {CONFIG_FORMAT}", repr(found)))
     path = folder / METRICS
     records = read_metrics(path) if path.is_file() else []
     if not records:
@@ -117,6 +119,11 @@ def read_json(path: Path) -> dict[str, Any]:
 
 def _has_step(record: dict[str, Any]) -> bool:
     return isinstance(record.get("generation", record.get("iteration")), int)
+
+
+def finite_or_none(value: Any) -> float | None:
+    """A number for a record: JSON has no NaN and no infinity."""
+    return float(value) if math.isfinite(value) else None
 
 
 def _parse(content: bytes) -> dict[str, Any] | None:

@@ -29,7 +29,7 @@ from evokern.checkpoint import (
     save_checkpoint,
     tidy,
 )
-from evokern.drivers.train import restore, train
+from evokern.drivers.train import last_population, train
 from evokern.errors import CheckpointError, DtypeError, StorageError
 from evokern.population import allocate_genomes
 
@@ -72,7 +72,7 @@ def test_a_checkpoint_gives_back_what_it_got(tmp_path):
     assert path == tmp_path / "000000007.json"
     checkpoint, skipped = newest(tmp_path)
     assert skipped == []
-    assert checkpoint.generation == 7
+    assert checkpoint.step == 7
     assert checkpoint.facts == {"seconds": 1.5, "lineages": {"seed": 2**63}}
     tensors = read_tensors(checkpoint)
     assert sorted(tensors) == sorted(TENSORS)
@@ -126,8 +126,8 @@ def test_the_format_is_a_public_contract(tmp_path):
     assert path.with_suffix(".safetensors").read_bytes() == content
     description = json.loads(path.read_text())
     own = (
-        '{"facts": {"seconds": 0.5}, "format": 1, "generation": 12, "run": "r", "sha256": "'
-        f'{hashlib.sha256(content).hexdigest()}", "tensors": "000000012.safetensors"}}'
+        '{"facts": {"seconds": 0.5}, "format": 1, "run": "r", "sha256": "'
+        f'{hashlib.sha256(content).hexdigest()}", "step": 12, "tensors": "000000012.safetensors"}}'
     )
     assert description.pop("own_sha256") == hashlib.sha256(own.encode()).hexdigest()
     assert description == json.loads(own)
@@ -146,7 +146,7 @@ def test_only_the_newest_stay(tmp_path):
 def test_generations_are_numbers_and_not_names(tmp_path):
     save(tmp_path, 999_999_999)
     save(tmp_path, 1_000_000_000)
-    assert newest(tmp_path)[0].generation == 1_000_000_000
+    assert newest(tmp_path)[0].step == 1_000_000_000
 
 
 def test_what_killed_processes_left_is_deleted(tmp_path):
@@ -156,7 +156,7 @@ def test_what_killed_processes_left_is_deleted(tmp_path):
     (tmp_path / "000000002.safetensors").write_bytes(b"without its JSON")
     (tmp_path / "notes.json").write_text("not of evokern")
     (tmp_path / "notes.safetensors").write_text("not of evokern")
-    assert newest(tmp_path)[0].generation == 1
+    assert newest(tmp_path)[0].step == 1
     tidy(tmp_path, 1)
     assert tiny.names(tmp_path) == [
         "000000001.json",
@@ -171,12 +171,12 @@ def test_a_damaged_newer_checkpoint_pushes_nothing_out(tmp_path, keep):
     for generation in (50, 100):
         save(tmp_path, generation)
     (tmp_path / "000000100.safetensors").write_bytes(b"")
-    assert newest(tmp_path)[0].generation == 50
+    assert newest(tmp_path)[0].step == 50
     save(tmp_path, 75, keep=keep)
-    assert newest(tmp_path)[0].generation == 75
+    assert newest(tmp_path)[0].step == 75
     assert generations(tmp_path) == [50, 75, 100][2 - keep :]
     save(tmp_path, 100, keep=keep)
-    assert newest(tmp_path)[0].generation == 100
+    assert newest(tmp_path)[0].step == 100
 
 
 def test_no_folder_and_an_empty_folder_have_no_checkpoint(tmp_path):
@@ -224,7 +224,7 @@ def test_damaged_tensors_are_skipped(tmp_path, damage):
     save(tmp_path, 2, other=np.arange(90))
     damage(tmp_path / "000000002.safetensors")
     checkpoint, (why,) = newest(tmp_path)
-    assert checkpoint.generation == 1
+    assert checkpoint.step == 1
     assert "000000002" in why
 
 
@@ -251,7 +251,7 @@ def test_a_garbled_description_is_skipped(tmp_path, content):
     path = save(tmp_path, 2)
     path.write_bytes(content)
     checkpoint, (why,) = newest(tmp_path)
-    assert checkpoint.generation == 1
+    assert checkpoint.step == 1
     assert str(path) in why
 
 
@@ -305,7 +305,7 @@ def test_a_checkpoint_of_another_run_is_skipped(tmp_path):
     save(tmp_path, 1)
     save(tmp_path, 9, run="another")
     checkpoint, (why,) = newest(tmp_path)
-    assert checkpoint.generation == 1
+    assert checkpoint.step == 1
     assert why == f"{tmp_path}/000000009.json: it belongs to a run with another config.json"
 
 
@@ -322,7 +322,7 @@ def test_a_checkpoint_of_another_format_is_skipped_and_stays(tmp_path, found, wh
     path = save(tmp_path, 9)
     rewrite(path, lambda description: description.update(format=found))
     checkpoint, skipped = newest(tmp_path)
-    assert checkpoint.generation == 1
+    assert checkpoint.step == 1
     assert skipped == [f"{path}: {why}"]
     for generation in (2, 3):
         save(tmp_path, generation)
@@ -337,7 +337,7 @@ def test_names_that_lead_elsewhere_are_refused(tmp_path, name):
         open_checkpoint(path, run="this")
 
 
-@pytest.mark.parametrize("entry", ["format", "run", "generation", "tensors", "sha256", "facts"])
+@pytest.mark.parametrize("entry", ["format", "run", "step", "tensors", "sha256", "facts"])
 def test_a_missing_entry_is_refused(tmp_path, entry):
     path = save(tmp_path, 1)
     rewrite(path, lambda description: description.pop(entry))
@@ -476,10 +476,7 @@ def test_a_checkpoint_of_other_facts_is_skipped(run, finished, capsys, facts):
 def test_lineages_of_a_checkpoint_replay_its_genomes(run, generation):
     if generation == 4:
         (run / "checkpoints" / "000000006.json").unlink()
-    config = tiny.config(lineages=True)
-    digest = json.loads((run / "checkpoints" / f"{generation:09}.json").read_text())["run"]
-    population, reached, _ = restore(run, tiny.problem(), config, digest)
-    assert reached == generation
+    population = last_population(run)
     assert_array_equal(
         ops.replay(population.lineages, tiny.NETWORK.layout).view(np.uint32),
         population.genomes[population.rows].view(np.uint32),

@@ -270,14 +270,26 @@ def test_told_fitness_is_copied():
     assert_array_equal(ea.population.fitness, np.arange(20))
 
 
+def test_any_real_numbers_can_be_told():
+    ea = EA(LAYOUT, config_of(population=3, elites=1))
+    ea.ask()
+    ea.tell([1, 0.1, 1e300])
+    assert_array_equal(ea.population.fitness, F([1, 0.1, np.inf]))
+
+
+def test_an_ea_takes_a_layout():
+    with pytest.raises(DtypeError, match=r"^layout: expected a GenomeLayout, got Network; try"):
+        EA(SMALL, config_of())
+
+
 def test_what_cannot_be_told_leaves_all_as_it_was():
     ea = EA(LAYOUT, config_of())
     with pytest.raises(ArgumentError, match=r"^tell: expected a call of ask\(\) before"):
         ea.tell(np.zeros(20, F))
     for generation in range(2):
         asked = ea.ask()
-        with pytest.raises(DtypeError, match=r"^fitness: expected float32 \[S=20\], got float64"):
-            ea.tell(np.zeros(20))
+        with pytest.raises(DtypeError, match=r"^fitness: expected real numbers \[S=20\], got"):
+            ea.tell(np.zeros(20, complex))
         with pytest.raises(ShapeError, match=r"^fitness: expected \[S=20\], got \[20, 1\]"):
             ea.tell(np.zeros((20, 1), F))
         with pytest.raises(
@@ -294,7 +306,7 @@ def test_what_cannot_be_told_leaves_all_as_it_was():
 @pytest.mark.parametrize(
     ("fitness", "error"),
     [
-        (np.zeros(20), DtypeError),
+        (np.zeros(20, np.bool_), DtypeError),
         (np.zeros(19, F), ShapeError),
         (np.zeros((), F), ShapeError),
         (np.full(20, np.nan, F), FitnessError),
@@ -433,6 +445,8 @@ def test_a_run_folder_is_taken_by_the_same_settings_only(tmp_path):
     assert run_folder(wanted, {"seed": 1}) == wanted
     wanted.mkdir(parents=True)
     (wanted / "config.json").write_text('{"seed": 1}')
+    assert run_folder(wanted, {"seed": 2}) == wanted  # nothing was made there yet
+    (wanted / "metrics.jsonl").write_text('{"generation": 1}')
     assert run_folder(wanted, {"seed": 1}) == wanted
     assert run_folder(wanted, {"seed": 2}).name == "mnist-2"
 

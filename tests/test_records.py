@@ -18,7 +18,6 @@ from rich.console import Console
 from tiny import at, hooked, run
 
 from evokern.checkpoint import load_network
-from evokern.drivers.run import Records
 from evokern.errors import (
     BackendError,
     CheckpointError,
@@ -264,7 +263,7 @@ def test_records_of_a_run_that_fails_to_open_leave_no_file_open(tmp_path, monkey
 
     monkeypatch.setattr("evokern.drivers.run.TensorBoard", fail)
     with pytest.raises(StorageError, match="no room"):
-        Records(tmp_path, "generation", 10, done=0, tensorboard=True)
+        run(tmp_path, tensorboard=True)
     assert os.listdir("/proc/self/fd") == before
 
 

@@ -16,7 +16,7 @@ from tiny import at, hooked, run
 
 from evokern import ops
 from evokern.checkpoint import load_network
-from evokern.drivers.run import open_run
+from evokern.drivers.run import claim, plain, run_folder
 from evokern.drivers.train import RunConfig, last_population
 from evokern.errors import (
     ArgumentError,
@@ -25,7 +25,7 @@ from evokern.errors import (
     StorageError,
 )
 from evokern.files import locked
-from evokern.metrics import read_metrics
+from evokern.metrics import read_json, read_metrics
 from evokern.problems.classification import Classification, ClassificationConfig
 from evokern.testing import assert_same_bits
 
@@ -100,11 +100,33 @@ def test_other_settings_are_refused_with_the_difference(tmp_path):
     )
 
 
+def begin(folder: Path, settings: dict[str, object]) -> None:
+    claim(folder, plain(settings))
+    (folder / "metrics.jsonl").write_text('{"generation": 1}')
+
+
 def test_settings_that_one_of_the_two_lacks_are_a_difference(tmp_path):
-    open_run(tmp_path, {"a": 1, "b": (2, 3)})
-    assert open_run(tmp_path, {"b": [2, 3], "a": 1}) == open_run(tmp_path, {"a": 1, "b": [2, 3]})
-    with pytest.raises(ArgumentError, match="a: 1 there, None now; c: None there, 4 now"):
-        open_run(tmp_path, {"b": [2, 3], "c": 4})
+    begin(tmp_path, {"a": 1, "b": (2, 3)})
+    claim(tmp_path, plain({"b": [2, 3], "a": 1}))
+    with pytest.raises(ArgumentError, match="a: 1 there, absent now; c: absent there, 4 now"):
+        claim(tmp_path, {"b": [2, 3], "c": 4})
+
+
+def test_another_algorithm_is_the_only_difference_that_is_told(tmp_path):
+    begin(tmp_path, {"algorithm": "ea", "sigma": 1})
+    with pytest.raises(ArgumentError, match="settings: algorithm: 'ea' there, 'adam' now; choose"):
+        claim(tmp_path, {"algorithm": "adam", "rate": 1})
+
+
+def test_a_run_that_failed_at_its_start_does_not_keep_the_corrected_one_out(tmp_path):
+    def fail() -> None:
+        raise MemoryError("too large")
+
+    with pytest.raises(MemoryError):
+        run(tmp_path, at(0, fail), settings={"population": 9})
+    assert run_folder(tmp_path, {"any": "settings"}) == tmp_path
+    run(tmp_path)
+    assert read_json(tmp_path / "config.json")["population"] == 8
 
 
 def test_how_a_run_is_watched_may_change(tmp_path):
@@ -118,7 +140,7 @@ def test_how_a_run_is_watched_may_change(tmp_path):
 
 @pytest.mark.parametrize("name", ["log_every", "checkpoint_every", "keep", "finalists", "ensemble"])
 def test_options_below_one_are_refused(name):
-    with pytest.raises(ArgumentError, match=f"^{name}: expected at least 1, got 0"):
+    with pytest.raises(ArgumentError, match=rf"^{name}: expected an int in \[1, .*\], got 0"):
         RunConfig(**{name: 0})
 
 
@@ -134,7 +156,7 @@ def test_a_garbled_file_is_an_error_that_names_it(tmp_path, name, content):
 def test_a_result_of_another_kind_is_an_error(tmp_path):
     run(tmp_path)
     (tmp_path / "result.json").write_text('{"iterations": 3}')
-    with pytest.raises(CheckpointError, match=r"result\.json: not a result of this kind of run"):
+    with pytest.raises(CheckpointError, match=r"result\.json: not the result of such a run"):
         run(tmp_path)
 
 

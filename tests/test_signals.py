@@ -230,6 +230,6 @@ def test_the_command_goes_on_and_finishes(tmp_path, monkeypatch, capsys):
     assert main(words) == 0
     assert "test accuracy" in capsys.readouterr().out
     assert main(words) == 0
-    assert "this run is finished; delete its folder to run it anew" in capsys.readouterr().out
+    assert "finished before; delete its folder to run it anew" in capsys.readouterr().out
     assert main([*words, "--sigma", "0.5"]) == 1
     assert "sigma: 0.001 there, 0.5 now" in capsys.readouterr().err

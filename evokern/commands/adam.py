@@ -9,9 +9,10 @@ from pathlib import Path
 
 import tyro
 
-from evokern.drivers.adam import AdamConfig
+from evokern.commands.training import Report, problem_of
+from evokern.drivers.adam import AdamConfig, adam_settings, train_adam
 from evokern.errors import BackendError
-from evokern.metrics import RESULT
+from evokern.problems.classification import ClassificationConfig
 
 
 @dataclass(frozen=True)
@@ -22,7 +23,7 @@ class AdamCommand:
     """
 
     dataset: tyro.conf.Positional[str]
-    """What to learn: mnist, fashion-mnist, digits, or another set that evokern loads."""
+    """What to learn (mnist, fashion-mnist, digits, ...); fetched if it is not in the data cache."""
     adam: tyro.conf.OmitArgPrefixes[AdamConfig] = field(default_factory=AdamConfig)
     batch: int = 256
     """Training samples per iteration."""
@@ -40,40 +41,16 @@ def main(arguments: Sequence[str]) -> int:
         raise BackendError(f"PyTorch is needed and is not installed; {mend}")
 
     import torch
-    from rich.console import Console
-
-    from evokern.backends.cpu import set_threads
-    from evokern.drivers.adam import adam_settings, train_adam
-    from evokern.drivers.run import run_folder
-    from evokern.problems.classification import (
-        Classification,
-        ClassificationConfig,
-        thesis_network,
-    )
-    from evokern.problems.datasets import load
 
     if command.threads is not None:
         torch.set_num_threads(command.threads)
-        set_threads(command.threads)
-    dataset = load(command.dataset)
-    network = thesis_network(dataset.image_shape, dataset.classes)
     config = ClassificationConfig(batch=command.batch)
-    problem = Classification(dataset, network, config, seed=command.adam.seed)
+    problem = problem_of(command.dataset, config, seed=command.adam.seed, threads=command.threads)
     settings = adam_settings(problem, command.adam)
-    folder = command.run_dir or run_folder(Path("runs") / f"{command.dataset}-adam", settings)
-    console = Console(highlight=False, soft_wrap=True)
-    console.print(
-        f"one network of {network.layout.size:,} weights on {dataset.name}, "
-        f"{command.adam.iterations} iterations of {command.batch} samples, in {folder}"
+    report = Report(command.run_dir, f"{command.dataset}-adam", settings)
+    report.start(
+        f"one network of {problem.network.layout.size:,} weights on {problem.name}, "
+        f"{command.adam.iterations} iterations of {command.batch} samples"
     )
-    if (folder / RESULT).exists():
-        console.print("this run is finished; delete its folder to run it anew")
-    result = train_adam(problem, command.adam, folder)
-    console.print(
-        f"test accuracy {result.test_accuracy:.2%} ({len(problem.test.y):,} test images), "
-        f"hold-out accuracy {result.holdout_accuracy:.2%} "
-        f"({len(problem.holdout.y):,} training images held out), {result.seconds:.0f} s\n"
-        f"curve         {folder / 'curves.png'}\n"
-        f"network       {folder / 'best.safetensors'}"
-    )
+    report.end(problem, train_adam(problem, command.adam, report.folder))
     return 0

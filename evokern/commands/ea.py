@@ -10,9 +10,9 @@ from typing import Literal
 
 import tyro
 
+from evokern.commands.training import Report, problem_of
 from evokern.drivers.ea import EAConfig
-from evokern.drivers.train import RunConfig
-from evokern.metrics import RESULT
+from evokern.drivers.train import RunConfig, settings_of, train
 from evokern.problems.classification import ClassificationConfig
 
 PRESETS: dict[str, tuple[EAConfig, ClassificationConfig]] = {
@@ -48,8 +48,7 @@ class EACommand:
     """
 
     dataset: tyro.conf.Positional[str]
-    """What to learn: mnist, fashion-mnist, digits, or another set that evokern loads; fetched into
-    the data cache if it is not there."""
+    """What to learn (mnist, fashion-mnist, digits, ...); fetched if it is not in the data cache."""
     ea: tyro.conf.OmitArgPrefixes[EAConfig] = field(default_factory=EAConfig)
     problem: tyro.conf.OmitArgPrefixes[ClassificationConfig] = field(
         default_factory=ClassificationConfig
@@ -66,46 +65,28 @@ class EACommand:
 def main(arguments: Sequence[str]) -> int:
     """Runs the command."""
     command = _parse(arguments)
-
-    from rich.console import Console
-
-    from evokern.backends.cpu import set_threads
-    from evokern.drivers.run import run_folder
-    from evokern.drivers.train import settings_of, train
-    from evokern.problems.classification import Classification, thesis_network
-    from evokern.problems.datasets import load
-
-    if command.threads is not None:
-        set_threads(command.threads)
-    dataset = load(command.dataset)
-    network = thesis_network(dataset.image_shape, dataset.classes)
-    problem = Classification(dataset, network, command.problem, seed=command.ea.seed)
-    settings = settings_of(problem, command.ea, command.run)
-    default = Path("runs") / f"{command.dataset}-{command.preset}"
-    folder = command.run_dir or run_folder(default, settings)
-    console = Console(highlight=False, soft_wrap=True)
-    console.print(
-        f"{command.ea.population} networks of {network.layout.size:,} genes on {dataset.name}, "
-        f"{command.ea.generations} generations of {command.problem.batch} samples, in {folder}"
+    problem = problem_of(
+        command.dataset, command.problem, seed=command.ea.seed, threads=command.threads
     )
-    if (folder / RESULT).exists():
-        console.print("this run is finished; delete its folder to run it anew")
-    result = train(problem, command.ea, folder, command.run)
-    console.print(
-        f"test accuracy {result.test_accuracy:.2%} ({len(problem.test.y):,} test images), "
-        f"hold-out accuracy {result.holdout_accuracy:.2%} "
-        f"({len(problem.holdout.y):,} training images held out), {result.seconds:.0f} s\n"
+    settings = settings_of(problem, command.ea, command.run)
+    report = Report(command.run_dir, f"{command.dataset}-{command.preset}", settings)
+    report.start(
+        f"{command.ea.population} networks of {problem.network.layout.size:,} genes on "
+        f"{problem.name}, {command.ea.generations} generations of {command.problem.batch} samples"
+    )
+    result = train(problem, command.ea, report.folder, command.run)
+    report.end(
+        problem,
+        result,
         f"ensemble of the best {result.ensemble_size}: test accuracy "
-        f"{result.ensemble_test_accuracy:.2%}, hold-out {result.ensemble_holdout_accuracy:.2%}\n"
-        f"curve         {folder / 'curves.png'}\n"
-        f"best network  {folder / 'best.safetensors'}"
+        f"{result.ensemble_test_accuracy:.2%}, hold-out {result.ensemble_holdout_accuracy:.2%}\n",
     )
     return 0
 
 
 def _parse(arguments: Sequence[str]) -> EACommand:
     """The preset decides the other flags' defaults, so it is read first."""
-    first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    first = argparse.ArgumentParser(prog="evokern ea", add_help=False, allow_abbrev=False)
     first.add_argument("--preset", choices=list(PRESETS), default=DEFAULT_PRESET)
     chosen = first.parse_known_args(list(arguments))[0].preset
     ea, problem = PRESETS[chosen]

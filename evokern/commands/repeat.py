@@ -36,8 +36,8 @@ from evokern.comparison import (
     summarise,
 )
 from evokern.errors import ArgumentError, CheckpointError, message
-from evokern.files import locked, make_folder
-from evokern.metrics import RESULT, Run, read_json, read_run
+from evokern.files import append, locked, make_folder, open_to_append
+from evokern.metrics import CONFIG, RESULT, Run, read_json, read_run
 from evokern.plots import plot_groups
 
 CHILD = (sys.executable, "-m", "evokern")
@@ -48,7 +48,9 @@ METRIC = "holdout_accuracy/best"
 _FORMAT = 1
 _POLL_SECONDS = 0.05
 _TAIL_LINES = 15
+_TRAINING = ("ea", "adam")
 _OWN_FLAGS = ("--seed", "--run-dir")  # set for every child
+_USAGE_ERROR = 2  # the exit code of a command that was given wrong flags
 
 
 @dataclass(frozen=True)
@@ -142,7 +144,7 @@ def parse_variants(texts: Sequence[str], command: Sequence[str]) -> dict[str, tu
     variants: dict[str, tuple[str, ...]] = {}
     for text in texts or ("base:",):
         name, colon, flags = text.partition(":")
-        if not colon or not re.fullmatch(r"[A-Za-z0-9][\w.,=+-]*", name) or name in variants:
+        if not colon or not re.fullmatch(r"[A-Za-z0-9][\w.,=+-]{0,99}", name) or name in variants:
             wanted = "'NAME: --flag value ...' with a new name that can be a folder's"
             raise ArgumentError(message("variant", wanted, repr(text)))
         try:
@@ -152,10 +154,10 @@ def parse_variants(texts: Sequence[str], command: Sequence[str]) -> dict[str, tu
         replaces = bool(added) and not added[0].startswith("-")
         variants[name] = tuple(added if replaces else [*command, *added])
     for words in variants.values():
-        if not words or words[0].startswith("-"):
+        if not words or words[0] not in _TRAINING:
+            wanted = f"a training command ({' or '.join(_TRAINING)}) after --"
             got = repr(shlex.join(words)) if words else "none"
-            mend = f"as in: {example}"
-            raise ArgumentError(message("command", "a training command after --", got, mend))
+            raise ArgumentError(message("command", wanted, got, f"as in: {example}"))
         for word in words:
             if _flag(word) in _OWN_FLAGS:
                 wanted = "a command without --seed and --run-dir, which repeat sets"
@@ -167,7 +169,8 @@ def run_trials(trials: Sequence[Trial], jobs: int) -> tuple[list[Trial], int]:
     """Runs what is not finished, ``jobs`` children at a time.
 
     Gives the trials that failed and the signal that stopped it, or 0. SIGINT, SIGTERM and SIGHUP
-    stop the children by SIGINT and wait until they have saved; a second signal kills them.
+    stop the children by SIGINT and wait until they have saved; a second signal kills them. Raises
+    ArgumentError when a child refuses its flags, which the other seeds' children would as well.
     """
     waiting = deque(trial for trial in trials if not trial.finished)
     done = len(trials) - len(waiting)
@@ -193,6 +196,9 @@ def run_trials(trials: Sequence[Trial], jobs: int) -> tuple[list[Trial], int]:
                 durations.append(time.monotonic() - child.started)
                 left = sum(durations) / len(durations) * (len(waiting) + len(running)) / jobs
                 print(f"[{done}/{len(trials)}] {_outcome(child)}{_left(left)}", flush=True)
+                if child.process.returncode == _USAGE_ERROR:
+                    got = repr(shlex.join(child.trial.words))
+                    raise ArgumentError(message("command", "flags that it knows", got))
                 if not child.trial.finished:
                     failed.append(child.trial)
     return failed, received[0] if received else 0
@@ -270,9 +276,8 @@ def _start(trial: Trial, jobs: int) -> _Child:
     if jobs > 1 and not any(_flag(word) == "--threads" for word in words):
         words += ["--threads", str(max(1, len(os.sched_getaffinity(0)) // jobs))]
     make_folder(trial.log.parent)
-    with trial.log.open("ab") as log:
-        log.write(f"$ evokern {shlex.join(words)}\n".encode())
-        log.flush()
+    with open_to_append(trial.log) as log:
+        append(log, trial.log, f"$ evokern {shlex.join(words)}\n".encode())
         # A group of its own: a terminal's Ctrl-C must reach a child once, through this process.
         process = subprocess.Popen(
             [*CHILD, *words],
@@ -368,9 +373,13 @@ def _test(run: Run) -> float:
 
 
 def _remember(out: Path, variants: Mapping[str, Sequence[str]]) -> None:
-    """Notes how the runs in ``out`` are made. Raises ArgumentError if they were made otherwise."""
+    """Notes how the runs in ``out`` are made. Raises ArgumentError if they were made otherwise.
+
+    A variant none of whose children came to make a run may be corrected.
+    """
     path = out / "repeat.json"
-    known = read_json(path)["variants"] if path.is_file() else {}
+    noted = read_json(path)["variants"] if path.is_file() else {}
+    known = {name: made for name, made in noted.items() if any(out.glob(f"{name}/*/{CONFIG}"))}
     for name, words in variants.items():
         if known.get(name, list(words)) != list(words):
             wanted = f"{shlex.join(known[name])} for {name}, as the runs in {out} were made"

@@ -5,31 +5,26 @@ Kingma and Ba, "Adam", 2015. Needs PyTorch (extra ``torch``). It repeats on one 
 
 from __future__ import annotations
 
-import time
+import math
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from evokern import ops
-from evokern.checkpoint import (
-    FORMAT,
-    Checkpoint,
-    describe,
-    newest_checkpoint,
-    read_tensors,
-    save_checkpoint,
-    save_network,
-    tidy,
-    write_json,
-)
-from evokern.drivers.run import Records, open_run, read_result, stop_signals
-from evokern.errors import ArgumentError, CheckpointError, RunStopped, message
-from evokern.files import locked, make_folder
-from evokern.metrics import METRICS, RESULT
+from evokern._values import integer
+from evokern.checkpoint import Checkpoint, describe, read_tensors, write_json
+from evokern.drivers.run import Run
+from evokern.drivers.train import save_model
+from evokern.errors import ArgumentError, CheckpointError, FitnessError, message
+from evokern.metrics import CONFIG_FORMAT, METRICS, RESULT
 from evokern.plots import plot_curve
 from evokern.problems.classification import Classification
+
+F32 = npt.NDArray[np.float32]
 
 
 @dataclass(frozen=True)
@@ -51,10 +46,10 @@ class AdamConfig:
 
     def __post_init__(self) -> None:
         for name in ("iterations", "log_every", "checkpoint_every"):
-            if getattr(self, name) < 1:
-                raise ArgumentError(message(name, "at least 1", repr(getattr(self, name))))
-        if not self.learning_rate > 0:
-            raise ArgumentError(message("learning_rate", "> 0", repr(self.learning_rate)))
+            integer(name, getattr(self, name), 1, 2**31 - 1)
+        if not 0 < self.learning_rate < math.inf:
+            wanted = "a finite number > 0"
+            raise ArgumentError(message("learning_rate", wanted, repr(self.learning_rate)))
 
 
 @dataclass(frozen=True)
@@ -67,71 +62,51 @@ class AdamResult:
     test_accuracy: float
 
 
-def train_adam(problem: Classification, config: AdamConfig, folder: Path) -> AdamResult:
+def train_adam(problem: Classification, config: AdamConfig, folder: str | Path) -> AdamResult:
     """Minimises the cross-entropy (Eq. 5.5) from a Glorot-uniform genome, as individual 0 of an EA.
 
-    Goes on from the newest checkpoint in ``folder``; SIGINT and SIGTERM save and raise RunStopped.
+    Goes on from the newest checkpoint in ``folder``; errors and signals: see ``drivers.run.Run``.
+    Raises FitnessError when the loss is no longer finite.
     """
     from torch import from_numpy
     from torch.nn.functional import cross_entropy
     from torch.optim import Adam
 
-    make_folder(folder)
-    with locked(folder), stop_signals() as stop:
-        run = open_run(folder, adam_settings(problem, config))
-        if result := read_result(folder, AdamResult):
+    with Run(
+        Path(folder),
+        adam_settings(problem, config),
+        "iteration",
+        config.iterations,
+        log_every=config.log_every,
+        checkpoint_every=config.checkpoint_every,
+        tensorboard=config.tensorboard,
+    ) as run:
+        if result := run.result(AdamResult):
             return result
         genome = ops.init_genomes(problem.layout, 1, seed=config.seed)[0]
         module = problem.network.to_module(genome).train()
         optimizer = Adam(module.parameters(), lr=config.learning_rate)
-
-        def read(checkpoint: Checkpoint) -> tuple[int, float]:
-            _set_state(module, optimizer, checkpoint)
-            return checkpoint.generation, checkpoint.facts["seconds"]
-
-        state, skipped = newest_checkpoint(folder / "checkpoints", run=run, read=read)
-        for reason in skipped:
-            print(f"skipped a checkpoint: {reason}", flush=True)
-        step, earlier = state or (0, 0.0)
-        tidy(folder / "checkpoints", step)
-        started = time.monotonic() - earlier
-        with Records(
-            folder, "iteration", config.iterations, done=step, tensorboard=config.tensorboard
-        ) as records:
-            while step < config.iterations:
-                samples = problem.batch_of(step)
-                step += 1
-                outputs = module(from_numpy(problem.train.x[samples]))
-                loss = cross_entropy(outputs, from_numpy(problem.train.y[samples]))
-                optimizer.zero_grad()
-                loss.backward()
-                optimizer.step()
-                seconds = time.monotonic() - started
-                last = step == config.iterations
-                if last or step % config.log_every == 0:
-                    genome = problem.network.genome_of(module)
-                    holdout = float(problem.accuracy(genome[None], problem.holdout)[0])
-                    record = {
-                        "iteration": step,
-                        "samples": step * problem.config.batch,
-                        "loss": loss.item(),
-                        "holdout_accuracy/best": holdout,
-                        "seconds": round(seconds, 3),
-                    }
-                    records.write(record, f"loss {loss.item():.4f}  hold-out {holdout:.2%}")
-                if last or stop.signal or step % config.checkpoint_every == 0:
-                    records.sync()
-                    save_checkpoint(
-                        folder / "checkpoints",
-                        step,
-                        _state(module, optimizer),
-                        {"seconds": seconds},
-                        run=run,
-                    )
-                if stop.signal and not last:
-                    raise RunStopped(folder, f"iteration {step}", stop.signal)
-        seconds = time.monotonic() - started
-        return _finish(problem, problem.network.genome_of(module), folder, config, seconds)
+        run.restore(partial(_set_state, module, optimizer))
+        for iteration in run.steps():
+            samples = problem.batch_of(iteration - 1)
+            outputs = module(from_numpy(problem.train.x[samples]))
+            loss = cross_entropy(outputs, from_numpy(problem.train.y[samples]))
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            if run.logs:
+                genome = problem.network.genome_of(module)
+                holdout = float(problem.accuracy(genome[None], problem.holdout)[0])
+                record = {
+                    "iteration": iteration,
+                    "samples": iteration * problem.config.batch,
+                    "loss": _finite(loss.item(), iteration),
+                    "holdout_accuracy/best": holdout,
+                }
+                run.record(record, f"loss {loss.item():.4f}  hold-out {holdout:.2%}")
+            if run.saves:
+                run.save(_state(module, optimizer))
+        return _finish(problem, problem.network.genome_of(module), run)
 
 
 def adam_settings(problem: Classification, config: AdamConfig) -> dict[str, Any]:
@@ -139,34 +114,34 @@ def adam_settings(problem: Classification, config: AdamConfig) -> dict[str, Any]
     settings = asdict(config)
     del settings["checkpoint_every"], settings["tensorboard"]
     return {
-        "format": FORMAT,
+        "format": CONFIG_FORMAT,
         "algorithm": "adam",
         "dataset": problem.name,
-        "dataset_sha256": problem.data_sha256,
-        "batch": problem.config.batch,
+        **problem.settings(),
         **settings,
         "network": describe(problem.network),
     }
 
 
-def _finish(
-    problem: Classification, genome: np.ndarray, folder: Path, config: AdamConfig, seconds: float
-) -> AdamResult:
+def _finite(loss: float, iteration: int) -> float:
+    if not math.isfinite(loss):
+        raise FitnessError(
+            f"loss: {loss} in iteration {iteration}: training diverged; lower learning_rate"
+        )
+    return loss
+
+
+def _finish(problem: Classification, genome: F32, run: Run) -> AdamResult:
     result = AdamResult(
-        iterations=config.iterations,
-        seconds=round(seconds, 1),
+        iterations=run.step,
+        seconds=run.seconds,
         holdout_accuracy=float(problem.accuracy(genome[None], problem.holdout)[0]),
         test_accuracy=float(problem.accuracy(genome[None], problem.test)[0]),
     )
-    save_network(
-        folder / "best.safetensors",
-        problem.network,
-        genome,
-        tensors={"mean_image": problem.mean},
-        facts={"dataset": problem.name, "class_names": problem.class_names},
-    )
-    plot_curve(folder / METRICS, folder / "curves.png", test_accuracy=result.test_accuracy)
-    write_json(folder / RESULT, asdict(result))
+    save_model(problem, genome, run.folder / "best.safetensors")
+    picture = run.folder / "curves.png"
+    plot_curve(run.folder / METRICS, picture, test_accuracy=result.test_accuracy)
+    write_json(run.folder / RESULT, asdict(result))
     return result
 
 

@@ -34,12 +34,13 @@ _NAMES = {
 _COUNTS = {
     "population": (1, 2**31 - 1),
     "generations": (1, 2**32 - 1),
-    "tournament_size": (1, 2**31 - 1),
-    "crossover_parents": (2, 2**31 - 1),
+    "tournament_size": (1, 1024),
+    "crossover_parents": (2, 1024),
     "sigma_period": (1, 2**32 - 1),
     "seed": (0, 2**64 - 1),
 }
 _SHARES = ("truncation", "crossover_share", "crossover_rate", "mutation_rate", "alpha")
+_LARGEST = float(np.finfo(np.float32).max)
 _AMOUNTS = ("sigma", "sigma_min", "tau")
 _FACTORS = ("sigma_decay", "rank_base")
 _SWITCHES = ("crossover_then_mutation", "sigma_first", "evaluate_first", "lineages")
@@ -97,8 +98,7 @@ class EAConfig:
     tau: float = 0.01
     """Learning rate of self-adaptive sigma (Eq. 5.4)."""
     sigma_rule: SigmaRule = "thesis"
-    """Self-adaptive sigma: crossover takes the mean and only mutated offspring change it (thesis);
-    or crossover takes one parent's and all change it, elites too (the authors' program)."""
+    """Self-adaptive sigma: crossover takes the mean (thesis), or one's and all change (program)."""
     sigma_first: bool = False
     """Change the self-adaptive sigma before it mutates the genes, not after."""
     alpha: float = 1.0
@@ -128,7 +128,7 @@ class EAConfig:
         for name in _SHARES:
             self._expect(name, 0 <= getattr(self, name) <= 1, "a share in [0, 1]")
         for name in _AMOUNTS:
-            self._expect(name, 0 <= getattr(self, name) < float("inf"), "a finite number >= 0")
+            self._expect(name, 0 <= getattr(self, name) <= _LARGEST, "a finite float32 >= 0")
         for name in _FACTORS:
             self._expect(name, 0 < getattr(self, name) <= 1, "a factor in (0, 1]")
         self._check_elites()

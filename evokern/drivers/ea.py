@@ -49,7 +49,10 @@ class Problem(Protocol):
 def next_generation(
     population: Population, problem: Problem, config: EAConfig, generation: int
 ) -> Population:
-    """One generation: the loop body of Algorithm 2, or of Algorithm 1 with plus survival."""
+    """One generation: the loop body of Algorithm 2, or of Algorithm 1 with plus survival.
+
+    The population given is used up: offspring overwrite rows of its bank that can be no parents.
+    """
     offspring = breed(population, problem.layout, config, generation)
     fitness = problem.evaluate(offspring.genomes, offspring.rows, generation)
     return survive(population, offspring, fitness, config, generation)
@@ -97,7 +100,11 @@ def breed(
 
 
 def survive(
-    population: Population, offspring: Population, fitness: F32, config: EAConfig, generation: int
+    population: Population,
+    offspring: Population,
+    fitness: npt.ArrayLike,
+    config: EAConfig,
+    generation: int,
 ) -> Population:
     """The next population: the elites, then the best of the offspring, with plus survival of both.
 
@@ -150,6 +157,9 @@ class EA:
     """
 
     def __init__(self, layout: GenomeLayout, config: EAConfig) -> None:
+        if not isinstance(layout, GenomeLayout):
+            mend = "try network.layout"
+            raise DtypeError(message("layout", "a GenomeLayout", type(layout).__name__, mend))
         self.layout = layout
         self.config = config
         self.generation = 0 if config.evaluate_first else 1
@@ -173,10 +183,10 @@ class EA:
                 self._asked = breed(self.population, self.layout, self.config, self.generation)
         return self._asked.genomes, self._asked.rows
 
-    def tell(self, fitness: F32) -> None:
-        """Takes the fitness float32 [S] of what ``ask`` gave; higher is better, NaN ranks last.
+    def tell(self, fitness: npt.ArrayLike) -> None:
+        """Takes the fitness [S] of what ``ask`` gave; higher is better, NaN ranks last.
 
-        Raises an error that leaves all as it was when the fitness is no float32 [S] or all NaN.
+        Numbers are rounded to float32. An error leaves all as it was.
         """
         if self._asked is None:
             raise ArgumentError(message("tell", "a call of ask() before", "none since the last"))
@@ -294,15 +304,16 @@ def adjust_fitness(inherited: F32, fitness: F32, config: EAConfig) -> F32:
     return np.where(np.isfinite(inherited), mixed, fitness)
 
 
-def checked_fitness(fitness: F32, slots: int, generation: int) -> F32:
-    """A copy of fitness float32 [S]. Raises DtypeError or ShapeError for anything else.
+def checked_fitness(fitness: npt.ArrayLike, slots: int, generation: int) -> F32:
+    """Fitness [S] of real numbers as float32, rounded once. Else DtypeError or ShapeError.
 
     Raises FitnessError when every individual's is NaN: nothing can be selected.
     """
-    values = np.array(fitness)
-    if values.dtype != np.float32:
-        mend = "try np.asarray(fitness, np.float32)"
-        raise DtypeError(message("fitness", f"float32 [S={slots}]", f"{values.dtype}", mend))
+    given = np.asarray(fitness)
+    if given.dtype.kind not in "fiu":
+        raise DtypeError(message("fitness", f"real numbers [S={slots}]", f"{given.dtype}"))
+    with np.errstate(over="ignore"):
+        values = given.astype(np.float32)
     if values.shape != (slots,):
         mend = "one number per individual"
         raise ShapeError(message("fitness", f"[S={slots}]", f"{list(values.shape)}", mend))

@@ -1,4 +1,4 @@
-"""The shell that long runs share: folder and settings, records, signals.
+"""The shell that long runs share: folder, settings, resume, records, checkpoints, signals.
 
 A run lives in a folder: config.json, metrics.jsonl, checkpoints/ and, at its end, the networks,
 curves.png and, written last, result.json. Only one process works in a folder at a time.
@@ -9,15 +9,24 @@ from __future__ import annotations
 import hashlib
 import json
 import signal
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 from typing import Any, Self, TypeVar
 
-from evokern.checkpoint import write_json
-from evokern.errors import ArgumentError, CheckpointError
+from evokern.checkpoint import (
+    Checkpoint,
+    Tensor,
+    newest_checkpoint,
+    save_checkpoint,
+    tidy,
+    write_json,
+)
+from evokern.errors import ArgumentError, CheckpointError, RunStopped
+from evokern.files import locked, make_folder
 from evokern.metrics import (
     CONFIG,
     METRICS,
@@ -25,100 +34,209 @@ from evokern.metrics import (
     MetricsFile,
     read_json,
     read_metrics,
-    step_of,
 )
 from evokern.progress import Progress
 from evokern.tensorboard import TensorBoard
 
+CHECKPOINTS = "checkpoints"
+
+State = TypeVar("State")
 Result = TypeVar("Result")
 
 
-class Records:
-    """Where the records of a run go: metrics.jsonl, the terminal, and TensorBoard on request.
+class Run:
+    """A run in its folder, from the newest checkpoint on.
 
-    ``unit`` ("generation") names the steps, of which there are ``total``; ``done`` were done
-    before, by the run that this one continues.
+    >>> with Run(folder, settings, "generation", total, log_every=25) as run:
+    ...     state = run.restore(read) or first_state()
+    ...     for generation in run.steps():
+    ...         state = next_state(state, generation)
+    ...         if run.logs:
+    ...             run.record({"generation": generation, ...}, "in short")
+    ...         if run.saves:
+    ...             run.save(tensors_of(state))
+
+    SIGINT and SIGTERM let ``saves`` be true, and ``steps`` then raises RunStopped. Entering raises
+    ArgumentError when the folder holds a run with other settings, StorageError when another
+    process works there or something cannot be written.
     """
 
     def __init__(
-        self, folder: Path, unit: str, total: int, *, done: int, tensorboard: bool
+        self,
+        folder: Path,
+        settings: Mapping[str, Any],
+        unit: str,
+        total: int,
+        *,
+        log_every: int,
+        checkpoint_every: int,
+        keep: int = 2,
+        tensorboard: bool = False,
     ) -> None:
-        path = folder / METRICS
-        self._progress = Progress(unit, total, done)
-        with ExitStack() as opened:
-            self._file = MetricsFile(path, done)
-            opened.callback(self._file.close)
-            self._board = TensorBoard(folder, read_metrics(path)) if tensorboard else None
-            if self._board:
-                opened.callback(self._board.close)
-            self._opened = opened.pop_all()
-
-    def write(self, record: dict[str, Any], text: str) -> None:
-        """Takes the newest record; ``text`` is its short form for the terminal."""
-        self._file.write(record)
-        self._progress.show(step_of(record), text)
-        if self._board:
-            self._board.write(record)
-
-    def sync(self) -> None:
-        """Returns when metrics.jsonl is on the disk: before a checkpoint says so."""
-        self._file.sync()
+        self.folder = Path(folder)
+        self.total = total
+        self.step = 0
+        self._settings = plain(settings)
+        self._unit = unit
+        self._log_every, self._checkpoint_every, self._keep = log_every, checkpoint_every, keep
+        self._tensorboard = tensorboard
+        self._seconds_before = 0.0
+        self._saved = 0
+        self._opened = ExitStack()
 
     def __enter__(self) -> Self:
-        self._opened.enter_context(self._progress)
+        make_folder(self.folder)
+        with ExitStack() as opened:
+            opened.enter_context(locked(self.folder))
+            self._stop = opened.enter_context(stop_signals())
+            claim(self.folder, self._settings)
+            self._started = time.monotonic()
+            self._opened = opened.pop_all()
         return self
 
     def __exit__(self, *error: Any) -> None:
         self._opened.__exit__(*error)
 
+    def result(self, kind: type[Result]) -> Result | None:
+        """The result of a finished run, as a dataclass; None before. Raises CheckpointError."""
+        path = self.folder / RESULT
+        if not path.exists():
+            return None
+        try:
+            return kind(**read_json(path))
+        except TypeError as error:
+            raise CheckpointError(f"{path}: not the result of such a run: {error}") from error
 
-def run_folder(wanted: Path, settings: dict[str, Any]) -> Path:
+    def restore(self, read: Callable[[Checkpoint], State]) -> State | None:
+        """What ``read`` makes of the newest checkpoint it can read; None where there is none."""
+
+        def read_all(checkpoint: Checkpoint) -> tuple[State, int, float]:
+            return read(checkpoint), checkpoint.step, checkpoint.facts["seconds"]
+
+        folder = self.folder / CHECKPOINTS
+        found, skipped = newest_checkpoint(folder, run=digest_of(self._settings), read=read_all)
+        for reason in skipped:
+            print(f"skipped a checkpoint: {reason}", flush=True)
+        if found is None:
+            return None
+        state, self.step, self._seconds_before = found
+        tidy(folder, self.step, keep=self._keep)
+        return state
+
+    def steps(self) -> Iterator[int]:
+        """The steps that are left. Raises RunStopped after one that a signal came in."""
+        path = self.folder / METRICS
+        self._metrics = MetricsFile(path, self.step)
+        self._opened.callback(self._metrics.close)
+        self._board = TensorBoard(self.folder, read_metrics(path)) if self._tensorboard else None
+        if self._board:
+            self._opened.callback(self._board.close)
+        self._progress = Progress(self._unit, self.total, self.step)
+        self._opened.enter_context(self._progress)
+        for step in range(self.step + 1, self.total + 1):
+            self.step = step
+            yield step
+            # A signal that came too late for this step's save is heard in the next one.
+            if self._stop.signal and self._saved == step and step < self.total:
+                raise RunStopped(self.folder, f"{self._unit} {step}", self._stop.signal)
+
+    @property
+    def seconds(self) -> float:
+        """Time that the run took so far, in all processes that worked on it."""
+        return round(self._seconds_before + time.monotonic() - self._started, 3)
+
+    @property
+    def logs(self) -> bool:
+        """Whether this step is recorded."""
+        return self.step == self.total or self.step % self._log_every == 0
+
+    @property
+    def saves(self) -> bool:
+        """Whether this step is saved."""
+        due = self.step == self.total or self.step % self._checkpoint_every == 0
+        return due or self._stop.signal != 0
+
+    def record(self, record: dict[str, Any], text: str) -> None:
+        """Keeps a record: metrics.jsonl, the terminal (as ``text``), TensorBoard on request."""
+        record = {**record, "seconds": self.seconds}
+        self._metrics.write(record)
+        self._progress.show(self.step, text)
+        if self._board:
+            self._board.write(record)
+
+    def save(self, tensors: Mapping[str, Tensor], facts: Mapping[str, Any] | None = None) -> None:
+        """Writes a checkpoint of this step."""
+        self._metrics.sync()
+        save_checkpoint(
+            self.folder / CHECKPOINTS,
+            self.step,
+            tensors,
+            {**(facts or {}), "seconds": self.seconds},
+            run=digest_of(self._settings),
+            keep=self._keep,
+        )
+        self._saved = self.step
+
+
+def run_folder(wanted: Path, settings: Mapping[str, Any]) -> Path:
     """``wanted``, or ``wanted-2``, ...: the first that holds a run with these settings or none."""
     candidate, number = wanted, 1
-    while (candidate / CONFIG).exists() and read_json(candidate / CONFIG) != _plain(settings):
+    while (candidate / CONFIG).exists() and not may_claim(candidate, plain(settings)):
         number += 1
         candidate = wanted.with_name(f"{wanted.name}-{number}")
     return candidate
 
 
-def open_run(folder: Path, settings: dict[str, Any]) -> str:
-    """Writes config.json, or compares it with the one there; gives the digest of the settings.
+def claim(folder: Path, settings: dict[str, Any]) -> None:
+    """Writes config.json, or compares it with the one there.
 
     Raises ArgumentError with the difference when the folder holds a run with other settings.
     """
     path = folder / CONFIG
-    settings = _plain(settings)
-    if path.exists():
-        there = read_json(path)
-        if there != settings:
-            differences = [
-                f"{name}: {there.get(name)!r} there, {settings.get(name)!r} now"
-                for name in sorted({*there, *settings})
-                if there.get(name) != settings.get(name)
-            ]
-            raise ArgumentError(
-                f"{folder}: holds a run with other settings: {'; '.join(differences)}; "
-                "choose another folder, or give the settings there to go on with that run"
-            )
-    else:
+    if not may_claim(folder, settings):
+        raise ArgumentError(
+            f"{folder}: holds a run with other settings: {difference(read_json(path), settings)}; "
+            "choose another folder, or give the settings there to go on with that run"
+        )
+    if not path.exists() or read_json(path) != settings:
         write_json(path, settings)
-    return digest_of(settings)
 
 
-def digest_of(settings: dict[str, Any]) -> str:
+def may_claim(folder: Path, settings: dict[str, Any]) -> bool:
+    """Whether the folder is free for a run: it has these settings, or nothing was made in it yet
+    (a run that failed at its start must not keep the corrected command out)."""
+    path = folder / CONFIG
+    if not path.exists() or read_json(path) == settings:
+        return True
+    metrics = folder / METRICS
+    begun = metrics.exists() and metrics.stat().st_size > 0
+    return not (begun or (folder / RESULT).exists() or any(folder.glob(f"{CHECKPOINTS}/*.json")))
+
+
+def difference(there: Mapping[str, Any], now: Mapping[str, Any]) -> str:
+    """What differs between two settings, in words."""
+    if there.get("algorithm") != now.get("algorithm"):
+        return f"algorithm: {there.get('algorithm')!r} there, {now.get('algorithm')!r} now"
+    return "; ".join(
+        f"{name}: {_shown(there, name)} there, {_shown(now, name)} now"
+        for name in sorted({*there, *now})
+        if _shown(there, name) != _shown(now, name)
+    )
+
+
+def _shown(settings: Mapping[str, Any], name: str) -> str:
+    return repr(settings[name]) if name in settings else "absent"
+
+
+def digest_of(settings: Mapping[str, Any]) -> str:
     """What checkpoints know their run by: the SHA-256 of its settings."""
     return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
 
 
-def read_result(folder: Path, kind: type[Result]) -> Result | None:
-    """The result of a finished run, as a dataclass; None before. Raises CheckpointError."""
-    path = folder / RESULT
-    if not path.exists():
-        return None
-    try:
-        return kind(**read_json(path))
-    except TypeError as error:
-        raise CheckpointError(f"{path}: not a result of this kind of run: {error}") from error
+def plain(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """As JSON gives them back."""
+    values: dict[str, Any] = json.loads(json.dumps(dict(settings)))
+    return values
 
 
 @dataclass
@@ -130,7 +248,7 @@ class StopRequest:
 
 @contextmanager
 def stop_signals() -> Iterator[StopRequest]:
-    """SIGINT and SIGTERM ask for a stop after the generation; a second one acts at once.
+    """SIGINT and SIGTERM ask for a stop after the step; a second one acts at once.
 
     Outside Python's main thread, where no handler can be set, signals do what they did.
     """
@@ -155,9 +273,3 @@ def stop_signals() -> Iterator[StopRequest]:
 def _set_handlers(handlers: dict[int, Any]) -> None:
     for number, handler in handlers.items():
         signal.signal(number, handler)
-
-
-def _plain(settings: dict[str, Any]) -> dict[str, Any]:
-    """As JSON gives them back."""
-    plain: dict[str, Any] = json.loads(json.dumps(settings))
-    return plain

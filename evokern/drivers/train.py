@@ -6,15 +6,16 @@ since every random number is a function of the seed and its place.
 
 from __future__ import annotations
 
-import time
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
+from evokern._values import integer
 from evokern.checkpoint import (
-    FORMAT,
     Checkpoint,
     Rows,
     Tensor,
@@ -22,23 +23,22 @@ from evokern.checkpoint import (
     newest_checkpoint,
     read_rows,
     read_tensors,
-    save_checkpoint,
     save_network,
-    tidy,
     write_json,
 )
 from evokern.drivers.ea import EAConfig, first_generation, next_generation
-from evokern.drivers.run import Records, digest_of, open_run, read_result, stop_signals
+from evokern.drivers.run import CHECKPOINTS, Run, digest_of
 from evokern.ensemble import distinct, mean_logits
-from evokern.errors import ArgumentError, CheckpointError, RunStopped, message
-from evokern.files import locked, make_folder
+from evokern.errors import CheckpointError, message
 from evokern.lineage import Lineages
-from evokern.metrics import CONFIG, METRICS, RESULT, read_json
+from evokern.metrics import CONFIG, CONFIG_FORMAT, METRICS, RESULT, finite_or_none, read_json
 from evokern.plots import plot_curve
 from evokern.population import Population, allocate_genomes
 from evokern.problems.classification import Classification, Part
 from evokern.problems.objectives import predictions
 from evokern.selection import rank
+
+F32 = npt.NDArray[np.float32]
 
 
 @dataclass(frozen=True)
@@ -60,8 +60,7 @@ class RunConfig:
 
     def __post_init__(self) -> None:
         for name in ("log_every", "checkpoint_every", "keep", "finalists", "ensemble"):
-            if getattr(self, name) < 1:
-                raise ArgumentError(message(name, "at least 1", repr(getattr(self, name))))
+            integer(name, getattr(self, name), 1, 2**31 - 1)
 
 
 @dataclass(frozen=True)
@@ -78,50 +77,46 @@ class RunResult:
 
 
 def train(
-    problem: Classification, config: EAConfig, folder: Path, options: RunConfig | None = None
+    problem: Classification,
+    config: EAConfig,
+    folder: str | Path,
+    options: RunConfig | None = None,
 ) -> RunResult:
     """Runs the algorithm in ``folder``, from its newest checkpoint if there is one.
 
-    SIGINT and SIGTERM save and raise RunStopped. Raises ArgumentError when the folder holds a run
-    with other settings, StorageError when something cannot be written.
+    Leaves what ``finish`` writes; a run that is finished is only read. Errors and signals: see
+    ``drivers.run.Run``.
     """
     options = options or RunConfig()
-    make_folder(folder)
-    with locked(folder), stop_signals() as stop:
-        run = open_run(folder, settings_of(problem, config, options))
-        if result := read_result(folder, RunResult):
+    with Run(
+        Path(folder),
+        settings_of(problem, config, options),
+        "generation",
+        config.generations,
+        log_every=options.log_every,
+        checkpoint_every=options.checkpoint_every,
+        keep=options.keep,
+        tensorboard=options.tensorboard,
+    ) as run:
+        if result := run.result(RunResult):
             return result
-        state = restore(folder, problem, config, run)
-        population, generation, earlier = state or (first_generation(problem, config), 0, 0.0)
-        tidy(folder / "checkpoints", generation, keep=options.keep)
-        started = time.monotonic() - earlier
-        with Records(
-            folder,
-            "generation",
-            config.generations,
-            done=generation,
-            tensorboard=options.tensorboard,
-        ) as records:
-            while generation < config.generations:
-                generation += 1
-                population = next_generation(population, problem, config, generation)
-                seconds = time.monotonic() - started
-                last = generation == config.generations
-                if last or generation % options.log_every == 0:
-                    record = measure(problem, population, generation)
-                    records.write({**record, "seconds": round(seconds, 3)}, in_short(record))
-                if last or stop.signal or generation % options.checkpoint_every == 0:
-                    records.sync()
-                    save(folder, population, generation, seconds, run, options.keep)
-                if stop.signal and not last:
-                    raise RunStopped(folder, f"generation {generation}", stop.signal)
-        return finish(problem, population, folder, options, generation, time.monotonic() - started)
+        population = run.restore(partial(read_population, problem=problem, config=config))
+        if population is None:
+            population = first_generation(problem, config)
+        for generation in run.steps():
+            population = next_generation(population, problem, config, generation)
+            if run.logs:
+                record = measure(problem, population, generation)
+                run.record(record, in_short(record))
+            if run.saves:
+                run.save(*state_of(population))
+        return finish(problem, population, run, options)
 
 
 def settings_of(problem: Classification, config: EAConfig, options: RunConfig) -> dict[str, Any]:
     """What config.json holds: all that decides what a run computes and records."""
     return {
-        "format": FORMAT,
+        "format": CONFIG_FORMAT,
         "algorithm": "ea",
         "dataset": problem.name,
         **problem.settings(),
@@ -133,41 +128,24 @@ def settings_of(problem: Classification, config: EAConfig, options: RunConfig) -
     }
 
 
-def save(
-    folder: Path, population: Population, generation: int, seconds: float, run: str, keep: int
-) -> None:
-    """Writes a checkpoint: the population without padding, in slot order."""
+def state_of(population: Population) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Tensors and facts of a checkpoint: the population without padding, in slot order."""
     tensors: dict[str, Tensor] = {
         "genomes": Rows(population.genomes, population.rows),
         "fitness": population.fitness,
         "sigma": population.sigma,
     }
-    facts: dict[str, Any] = {"seconds": round(seconds, 3)}
-    if population.lineages is not None:
-        arrays, facts["lineages"] = population.lineages.to_arrays()
-        tensors |= {f"lineages.{name}": array for name, array in arrays.items()}
-    save_checkpoint(folder / "checkpoints", generation, tensors, facts, run=run, keep=keep)
-
-
-def restore(
-    folder: Path, problem: Classification, config: EAConfig, run: str
-) -> tuple[Population, int, float] | None:
-    """(population, generation, seconds so far) of the newest whole checkpoint; None without one."""
-
-    def read(checkpoint: Checkpoint) -> tuple[Population, int, float]:
-        population = read_population(checkpoint, problem, config)
-        return population, checkpoint.generation, checkpoint.facts["seconds"]
-
-    state, skipped = newest_checkpoint(folder / "checkpoints", run=run, read=read)
-    for reason in skipped:
-        print(f"skipped a checkpoint: {reason}", flush=True)
-    return state
+    if population.lineages is None:
+        return tensors, {}
+    arrays, header = population.lineages.to_arrays()
+    tensors |= {f"lineages.{name}": array for name, array in arrays.items()}
+    return tensors, {"lineages": header}
 
 
 def read_population(
     checkpoint: Checkpoint, problem: Classification, config: EAConfig
 ) -> Population:
-    """What ``save`` wrote. Raises CheckpointError when it is of another kind."""
+    """The population of a checkpoint. Raises CheckpointError when it is of another kind."""
     n = config.population
     bank = allocate_genomes(config.bank_rows, problem.layout.size)
     fitness, sigma = np.empty(n, np.float32), np.empty(n, np.float32)
@@ -178,7 +156,7 @@ def read_population(
     return Population(bank, rows, fitness, sigma, lineages)
 
 
-def last_population(folder: Path) -> Population:
+def last_population(folder: str | Path) -> Population:
     """The population of the newest whole checkpoint of a run, finished or not.
 
     Raises CheckpointError when the folder is no run or has no checkpoint.
@@ -190,8 +168,9 @@ def last_population(folder: Path) -> Population:
         lineages = read_lineages(checkpoint, len(rows)) if "lineages" in checkpoint.facts else None
         return Population(tensors["genomes"], rows, tensors["fitness"], tensors["sigma"], lineages)
 
+    folder = Path(folder)
     run = digest_of(read_json(folder / CONFIG))
-    population, _ = newest_checkpoint(folder / "checkpoints", run=run, read=read)
+    population, _ = newest_checkpoint(folder / CHECKPOINTS, run=run, read=read)
     if population is None:
         raise CheckpointError(f"{folder}: the run has no checkpoint yet")
     return population
@@ -221,8 +200,8 @@ def measure(problem: Classification, population: Population, generation: int) ->
     return {
         "generation": generation,
         "samples": generation * problem.config.batch,
-        "fitness/best": _finite_or_none(fitness[best]),
-        "fitness/median": _finite_or_none(np.median(usable)) if len(usable) else None,
+        "fitness/best": finite_or_none(fitness[best]),
+        "fitness/median": finite_or_none(np.median(usable)) if len(usable) else None,
         "fitness/nan": int(np.isnan(fitness).sum()),
         "fitness/infinite": int(np.isinf(fitness).sum()),
         "sigma/mean": float(population.sigma.mean(dtype=np.float64)),
@@ -242,53 +221,56 @@ def in_short(record: dict[str, Any]) -> str:
     return f"{text}  {lost} not finite" if lost else text
 
 
-def _finite_or_none(value: np.floating[Any]) -> float | None:
-    """JSON has no NaN and no infinity."""
-    return float(value) if np.isfinite(value) else None
-
-
 def finish(
-    problem: Classification,
-    population: Population,
-    folder: Path,
-    options: RunConfig,
-    generations: int,
-    seconds: float,
+    problem: Classification, population: Population, run: Run, options: RunConfig
 ) -> RunResult:
-    """Chooses the best network and the ensemble by hold-out accuracy, and writes what is left.
+    """Writes best.safetensors, ensemble.safetensors, curves.png, and last result.json.
 
-    The test part is used here only, once for each of the two.
+    The test part is used here only, once for the best network and once for the ensemble.
     """
-    order = rank(population.fitness)
-    finalists = distinct(population.genomes, population.rows[order[: options.finalists]])
-    holdout = problem.accuracy(finalists, problem.holdout)
-    by_holdout = np.argsort(-holdout, kind="stable")
-    members = finalists[by_holdout[: options.ensemble]]
+    members, holdout = best_by_holdout(
+        problem, population, options.ensemble, finalists=options.finalists
+    )
     result = RunResult(
-        generations=generations,
-        seconds=round(seconds, 1),
-        holdout_accuracy=float(holdout[by_holdout[0]]),
+        generations=run.step,
+        seconds=run.seconds,
+        holdout_accuracy=float(holdout[0]),
         test_accuracy=float(problem.accuracy(members[:1], problem.test)[0]),
         ensemble_size=len(members),
         ensemble_holdout_accuracy=ensemble_accuracy(problem, members, problem.holdout),
         ensemble_test_accuracy=ensemble_accuracy(problem, members, problem.test),
     )
     weights = np.stack([problem.weights(genome) for genome in members])
-    facts = {"dataset": problem.name, "class_names": problem.class_names}
-    for name, genomes in (("best", weights[0]), ("ensemble", weights)):
-        save_network(
-            folder / f"{name}.safetensors",
-            problem.network,
-            genomes,
-            tensors={"mean_image": problem.mean},
-            facts=facts,
-        )
-    plot_curve(folder / METRICS, folder / "curves.png", test_accuracy=result.test_accuracy)
-    write_json(folder / RESULT, asdict(result))
+    save_model(problem, weights[0], run.folder / "best.safetensors")
+    save_model(problem, weights, run.folder / "ensemble.safetensors")
+    picture = run.folder / "curves.png"
+    plot_curve(run.folder / METRICS, picture, test_accuracy=result.test_accuracy)
+    write_json(run.folder / RESULT, asdict(result))
     return result
 
 
-def ensemble_accuracy(problem: Classification, genomes: np.ndarray, part: Part) -> float:
+def best_by_holdout(
+    problem: Classification, population: Population, count: int, *, finalists: int = 100
+) -> tuple[F32, npt.NDArray[np.float64]]:
+    """The ``count`` best distinct genomes [n, G] and their hold-out accuracies [n], best first.
+
+    Chosen among the ``finalists`` fittest; fewer than ``count`` where these are not all distinct.
+    """
+    order = rank(population.fitness)[:finalists]
+    genomes = distinct(population.genomes, population.rows[order])
+    accuracies = problem.accuracy(genomes, problem.holdout)
+    best = np.argsort(-accuracies, kind="stable")[:count]
+    return genomes[best], accuracies[best]
+
+
+def ensemble_accuracy(problem: Classification, genomes: F32, part: Part) -> float:
     """Share of right predictions of the mean logits of genomes [n, G]."""
     right = predictions(mean_logits(problem.logits(genomes, part))[None])[0] == part.y
     return float(right.mean())
+
+
+def save_model(problem: Classification, weights: F32, path: Path) -> None:
+    """Writes one network's weights [G] or several [n, G], with what is needed to use them."""
+    facts = {"dataset": problem.name, "class_names": problem.class_names}
+    tensors = {"mean_image": problem.mean}
+    save_network(path, problem.network, weights, tensors=tensors, facts=facts)

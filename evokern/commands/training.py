@@ -1,0 +1,52 @@
+"""What the training commands share: setting up, where a run goes, and what is said of it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from evokern.backends.cpu import set_threads
+from evokern.drivers.run import run_folder
+from evokern.metrics import RESULT
+from evokern.problems import datasets
+from evokern.problems.classification import Classification, ClassificationConfig, thesis_network
+
+
+def problem_of(
+    name: str, config: ClassificationConfig, *, seed: int, threads: int | None
+) -> Classification:
+    """The data set ``name`` with the thesis' network for its images."""
+    if threads is not None:
+        set_threads(threads)
+    dataset = datasets.load(name)
+    network = thesis_network(dataset.image_shape, dataset.classes)
+    return Classification(dataset, network, config, seed=seed)
+
+
+class Report:
+    """Says what runs where, and at the end what came of it."""
+
+    def __init__(self, wanted: Path | None, default: str, settings: Mapping[str, Any]) -> None:
+        self.folder = wanted or run_folder(Path("runs") / default, settings)
+        self._finished_before = (self.folder / RESULT).exists()
+        self._console = Console(highlight=False, soft_wrap=True)
+
+    def start(self, what: str) -> None:
+        """Before the run."""
+        self._console.print(f"{what}, in {self.folder}")
+
+    def end(self, problem: Classification, result: Any, more: str = "") -> None:
+        """After the run, which may have been finished before: ``more`` are further lines."""
+        if self._finished_before:
+            self._console.print("this run was finished before; delete its folder to run it anew")
+        self._console.print(
+            f"test accuracy {result.test_accuracy:.2%} ({len(problem.test.y):,} test images), "
+            f"hold-out accuracy {result.holdout_accuracy:.2%} "
+            f"({len(problem.holdout.y):,} training images held out), {result.seconds:.0f} s\n"
+            f"{more}"
+            f"curve         {self.folder / 'curves.png'}\n"
+            f"best network  {self.folder / 'best.safetensors'}"
+        )

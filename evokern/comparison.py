@@ -19,7 +19,13 @@ F64 = npt.NDArray[np.float64]
 
 X = Literal["generation", "samples", "seconds"]
 
-_NOT_SETTINGS = ("seed", "run_dir", "threads", "log_every")  # may differ within a group
+_DATA = "dataset_sha256"
+# May differ within a group: seeds, and what does not change the curve.
+_NOT_SETTINGS = (
+    *("seed", "batch_seed", "run_dir", "threads", "log_every", "finalists", "ensemble"),
+    _DATA,
+)
+_DIGEST_SHOWN = 8  # characters
 
 
 @dataclass(frozen=True)
@@ -100,9 +106,10 @@ def scipy_stats() -> Any:
 def group_runs(runs: Sequence[Run], keys: Sequence[str] = ()) -> list[Group]:
     """Runs whose settings are equal but for the seed, or equal in ``keys`` if there are any.
 
-    How often a run was recorded is no setting. Labels name what differs, such as
-    ``sigma=0.01, population=100``; groups are in the order of those values. A key of a nested
-    setting may leave out what it is nested in. Raises ArgumentError for a key that no run has.
+    How often a run was recorded is no setting, nor is how its network was chosen at the end.
+    Labels name what differs, such as ``sigma=0.01, population=100``, and other data of the same
+    name by their digest; groups are in the order of those values. A key of a nested setting may
+    leave out what it is nested in. Raises ArgumentError for a key that no run has.
     """
     settings = [flatten(run.config) for run in runs]
     names = _distinct(name for config in settings for name in config)
@@ -113,15 +120,16 @@ def group_runs(runs: Sequence[Run], keys: Sequence[str] = ()) -> list[Group]:
     members: dict[str, list[int]] = {}
     for i, config in enumerate(settings):
         members.setdefault(repr([config.get(name) for name in chosen]), []).append(i)
-    firsts = [settings[numbers[0]] for numbers in members.values()]
-    told = _telling(firsts, chosen, keys)
-    groups = [
-        (
-            [_order(config.get(name)) for name in told],
-            Group(_label(config, told, names), tuple(runs[i] for i in numbers)),
-        )
-        for config, numbers in zip(firsts, members.values(), strict=True)
-    ]
+    told = _telling([settings[numbers[0]] for numbers in members.values()], chosen, keys)
+    groups = []
+    for numbers in members.values():
+        parts = [numbers] if keys else _by_data(settings, numbers)
+        telling = told if len(parts) == 1 else [*told, _DATA]
+        for part in parts:
+            config = settings[part[0]]
+            place = [_order(config.get(name)) for name in telling]
+            label = _label(config, telling, names)
+            groups.append((place, Group(label, tuple(runs[i] for i in part))))
     return [group for _, group in sorted(groups, key=lambda entry: entry[0])]
 
 
@@ -218,6 +226,14 @@ def _matching(key: str, names: Sequence[str]) -> list[str]:
     return found
 
 
+def _by_data(settings: Sequence[dict[str, Any]], numbers: Sequence[int]) -> list[list[int]]:
+    """Runs of one group apart by the digest of their data, if some that have one differ in it."""
+    parts: dict[str | None, list[int]] = {}
+    for i in numbers:
+        parts.setdefault(settings[i].get(_DATA), []).append(i)
+    return list(parts.values()) if len(parts.keys() - {None}) > 1 else [list(numbers)]
+
+
 def _telling(
     configs: Sequence[dict[str, Any]], chosen: Sequence[str], keys: Sequence[str]
 ) -> list[str]:
@@ -246,7 +262,8 @@ def _label(config: dict[str, Any], told: Sequence[str], names: Sequence[str]) ->
             continue
         short = name.rpartition(".")[2]
         unique = sum(other.rpartition(".")[2] == short for other in names) == 1
-        parts.append(f"{short if unique else name}={config[name]}")
+        value = str(config[name])[:_DIGEST_SHOWN] if short == _DATA else config[name]
+        parts.append(f"{short if unique else name}={value}")
     return ", ".join(parts) or "none of these settings"
 
 

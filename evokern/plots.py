@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import io
+import math
 from collections.abc import Sequence
 from pathlib import Path
+from textwrap import wrap
 from typing import Any
 
 from evokern.comparison import Group, X, median_curve
@@ -25,7 +27,12 @@ _NAMES = {
     "loss": "loss on the batch",
 }
 _OWN_CURVES = (("batch_accuracy/best", "holdout_accuracy/best"), ("fitness/best",), ("loss",))
-_LEGEND_INSIDE = 6  # more entries would cover the curves
+_WIDTH, _HEIGHT = 7.5, 4.5  # inches
+# More or longer entries of the legend would cover the curves.
+_MOST_INSIDE, _LONGEST_INSIDE = 6, 40
+_LINE, _LINES = 60, 4  # characters and lines of a label; more are cut
+_LEGEND_CHARACTERS = 96  # that fit below the axes, where 8 are taken by a line and its margins
+_LEGEND_LINE = 0.17  # inches
 
 
 def plot_curve(metrics: Path, picture: Path, *, test_accuracy: float | None = None) -> None:
@@ -68,6 +75,9 @@ def plot_groups(
     ``comparison.median_curve`` says which places a curve has. ``picture`` is PNG, PDF or SVG by
     its suffix. Raises ArgumentError for a metric that a run lacks.
     """
+    if y_range is not None and not (y_range[0] < y_range[1] and all(map(math.isfinite, y_range))):
+        wanted = "two finite numbers, the lower one first"
+        raise ArgumentError(message("y_range", wanted, str(list(y_range))))
     curves = [median_curve(group, metric, x) for group in groups]
     figure, axes = _figure()
     unit, divisor = x.replace("generation", _step_name(groups)), 1.0
@@ -77,7 +87,7 @@ def plot_groups(
         colour = COLOURS[i % len(COLOURS)]
         dashes = DASHES[i // len(COLOURS) % len(DASHES)]
         many = curve.runs > 1
-        label = f"{group.label} ({curve.runs} runs)" if many else group.label
+        label = _wrapped(group.label) + (f" ({curve.runs} runs)" if many else "")
         # A single record is a point, which a line does not show.
         marker = "o" if len(curve.x) == 1 else None
         axes.plot(curve.x / divisor, curve.median, dashes, color=colour, label=label, marker=marker)
@@ -90,19 +100,37 @@ def plot_groups(
     if y_range is not None:
         axes.set_ylim(*y_range)
     title = "median, quartiles" if any(curve.runs > 1 for curve in curves) else None
-    if len(groups) > _LEGEND_INSIDE:
-        figure.set_size_inches(10.5, 4.5)
-        figure.legend(loc="outside right upper", title=title, frameon=False, fontsize="small")
-    else:
+    labels = [line.get_label() for line in axes.lines]
+    longest = max((len(text) for label in labels for text in label.split("\n")), default=0)
+    if len(labels) <= _MOST_INSIDE and longest <= _LONGEST_INSIDE:
         axes.legend(loc="best", title=title, framealpha=0.85, edgecolor="none")
+    else:
+        _legend_below(figure, labels, longest, title)
     _save(figure, picture)
+
+
+def _wrapped(label: str) -> str:
+    """On several lines, and cut, where it is long."""
+    return "\n".join(
+        wrap(label, _LINE, max_lines=_LINES, placeholder=" ...", break_on_hyphens=False)
+    )
+
+
+def _legend_below(figure: Any, labels: Sequence[str], longest: int, title: str | None) -> None:
+    """The legend under the axes, which keep their size: the picture grows."""
+    columns = max(1, _LEGEND_CHARACTERS // (longest + 8))
+    lines = max(label.count("\n") + 1 for label in labels) * math.ceil(len(labels) / columns)
+    figure.set_size_inches(_WIDTH, _HEIGHT + _LEGEND_LINE * (lines + (title is not None)))
+    figure.legend(
+        loc="outside lower center", ncols=columns, title=title, frameon=False, fontsize="small"
+    )
 
 
 def _figure() -> tuple[Any, Any]:
     # Without pyplot: a run that is started in a notebook must not change its back end.
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(7.5, 4.5), layout="constrained")
+    figure = Figure(figsize=(_WIDTH, _HEIGHT), layout="constrained")
     axes = figure.add_subplot()
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(alpha=0.3, linewidth=0.7)

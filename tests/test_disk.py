@@ -221,3 +221,57 @@ def test_write_writes_all_that_an_unbuffered_file_takes_in_pieces():
         file = Slow()
         files.write(file, content)
         assert file.content == bytes(content)
+
+
+@pytest.mark.parametrize(
+    ("code", "mend"),
+    [
+        ("ENOSPC", "what was saved before is intact; make room and give the same command again"),
+        ("EDQUOT", "what was saved before is intact; make room and give the same command again"),
+        ("EFBIG", "what was saved before is intact; make room and give the same command again"),
+        ("EEXIST", "it is a file; choose another folder"),
+        ("ENOTDIR", "a part of its path is a file; choose another folder"),
+        ("EISDIR", "it is a folder; choose another name"),
+        ("ENOENT", "create the folder first"),
+        ("EACCES", "no right to write there; choose another folder"),
+        ("EPERM", "no right to write there; choose another folder"),
+        ("EROFS", "no right to write there; choose another folder"),
+        ("ENAMETOOLONG", "choose a shorter name"),
+        ("EIO", "choose another folder"),
+    ],
+)
+def test_the_mend_fits_the_reason(code, mend):
+    number = getattr(errno, code)
+    text = str(files.storage_error(Path("run"), OSError(number, os.strerror(number))))
+    assert text.startswith(f"run: cannot be written: {os.strerror(number)}; {mend}")
+    assert ("intact" in text) == (code in ("ENOSPC", "EDQUOT", "EFBIG"))
+    assert "choose" in str(files.storage_error(Path("run"), OSError("no number")))
+
+
+def test_a_name_that_is_too_long_is_a_storage_error(tmp_path):
+    folder = tmp_path / ("x" * 300)
+    with pytest.raises(StorageError, match="File name too long; choose a shorter name"):
+        files.make_folder(folder)
+    with pytest.raises(StorageError, match="File name too long; choose a shorter name"):
+        files.make_folder(folder / "below")
+    for name in ("x" * 255, "x" * 300):  # the temporary name of the first is too long
+        with pytest.raises(StorageError, match="File name too long; choose a shorter name"):
+            files.replace_file(tmp_path / name, b"1")
+    with pytest.raises(StorageError, match="File name too long; choose a shorter name"):
+        files.open_to_append(folder)
+    with pytest.raises(StorageError, match="File name too long"), files.locked(folder):
+        pass
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_files_and_folders_in_the_way_are_named_as_such(tmp_path):
+    path = tmp_path / "mine"
+    path.write_text("mine")
+    with pytest.raises(StorageError, match=r"mine: .* it is a file; choose another folder"):
+        files.make_folder(path)
+    with pytest.raises(StorageError, match="a part of its path is a file; choose another folder"):
+        files.make_folder(path / "below")
+    with pytest.raises(StorageError, match="create the folder first"):
+        files.replace_file(tmp_path / "none" / "file", b"1")
+    with pytest.raises(StorageError, match="it is a folder; choose another name"):
+        files.replace_file(tmp_path, b"1")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 import pytest
@@ -149,10 +150,69 @@ class TestHoldoutSplit:
 class TestImageShape:
     @pytest.mark.parametrize(
         ("shape", "expected"),
-        [((2, 28, 27), (1, 28, 27)), ((2, 3, 32, 31), (3, 32, 31)), ((0, 1, 4, 5), (1, 4, 5))],
+        [((2, 28, 27), (1, 28, 27)), ((2, 3, 32, 31), (3, 32, 31)), ((1, 1, 4, 5), (1, 4, 5))],
     )
     def test_channels_height_width(
         self, shape: tuple[int, ...], expected: tuple[int, int, int]
     ) -> None:
         images, labels = np.zeros(shape, np.uint8), np.zeros(shape[0], np.uint8)
         assert Dataset("tiny", images, labels, images, labels).image_shape == expected
+
+
+def dataset_with(**changes: Any) -> Dataset:
+    """Two parts of 3 and 2 images of 4 classes, but for the changes."""
+    fields = {
+        "train_images": np.zeros((3, 4, 5), np.uint8),
+        "train_labels": np.array([0, 3, 1], np.uint8),
+        "test_images": np.zeros((2, 4, 5), np.uint8),
+        "test_labels": np.array([2, 3]),
+        "classes": 4,
+    }
+    return Dataset("tiny", **(fields | changes))
+
+
+@pytest.mark.parametrize("part", ["train", "test"])
+class TestDatasetArrays:
+    @pytest.mark.parametrize("images", [np.zeros((3, 4, 5)), np.zeros((3, 4, 5), np.int8), [[[0]]]])
+    def test_images_of_other_types(self, part: str, images: Any) -> None:
+        with pytest.raises(
+            DtypeError, match=f"^{part}_images: expected uint8, got (float64|int8|l)"
+        ):
+            dataset_with(**{f"{part}_images": images})
+
+    @pytest.mark.parametrize("shape", [(3, 20), (3, 1, 1, 4, 5), (0, 4, 5), (3, 0, 5)])
+    def test_images_of_other_shapes(self, part: str, shape: tuple[int, ...]) -> None:
+        with pytest.raises(ShapeError, match=f"^{part}_images: expected .*shape"):
+            dataset_with(**{f"{part}_images": np.zeros(shape, np.uint8)})
+
+    @pytest.mark.parametrize("labels", [np.array([0.5, 1]), np.array([True, False]), [0, 1]])
+    def test_labels_that_are_no_integers(self, part: str, labels: Any) -> None:
+        with pytest.raises(DtypeError, match=rf"^{part}_labels: expected integers \[N=[23]\], got"):
+            dataset_with(**{f"{part}_labels": labels})
+
+    @pytest.mark.parametrize("labels", [[0], [0, 1, 2, 3], [[0], [1], [2]], []])
+    def test_labels_of_another_number(self, part: str, labels: Any) -> None:
+        with pytest.raises(ShapeError, match=rf"^{part}_labels: expected integers \[N=[23]\], got"):
+            dataset_with(**{f"{part}_labels": np.array(labels, np.int64)})
+
+    @pytest.mark.parametrize("wrong", [4, -1])
+    def test_labels_of_no_class(self, part: str, wrong: int) -> None:
+        labels = np.arange(3 if part == "train" else 2)
+        labels[1] = wrong
+        words = rf"^{part}_labels: expected classes in \[0, 4\), got {part}_labels\[1\] = {wrong}"
+        with pytest.raises(ArgumentError, match=words):
+            dataset_with(**{f"{part}_labels": labels})
+
+
+def test_what_does_not_fit_together_in_a_dataset_is_refused() -> None:
+    assert dataset_with(class_names=("a", "b", "c", "d")).classes == 4
+    with pytest.raises(
+        ShapeError, match=r"^test_images: expected images \[4, 5\] .* got .*\[5, 4\]"
+    ):
+        dataset_with(test_images=np.zeros((2, 5, 4), np.uint8))
+    with pytest.raises(
+        ArgumentError, match=r"^class_names: expected none or classes=4 names, got 3"
+    ):
+        dataset_with(class_names=("a", "b", "c"))
+    with pytest.raises(DtypeError, match=r"^classes: expected an int, got float"):
+        dataset_with(classes=4.0)

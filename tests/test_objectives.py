@@ -465,6 +465,45 @@ def test_names_that_nothing_has_are_refused():
         ClassificationConfig(batch=5.5)
 
 
+@pytest.mark.parametrize(
+    ("options", "error", "words"),
+    [
+        ({"objective": "f1"}, ArgumentError, "objective: expected one of"),
+        ({"phenotype": "binary"}, ArgumentError, "phenotype: expected one of"),
+        ({"positive_weight": 0.0}, ArgumentError, "positive_weight: expected a finite number > 0"),
+        ({"positive_weight": "2"}, DtypeError, "positive_weight: expected a number, got str '2'"),
+        ({"sign_scale": 1e39}, ArgumentError, "sign_scale: expected a number in"),
+        ({"sign_scale": "1"}, DtypeError, "sign_scale: expected a number, got str '1'"),
+        ({"precision": "tf32"}, ArgumentError, r"precision: expected one of \['fp32', 'bf16'\], "),
+    ],
+)
+def test_a_config_is_checked_before_there_is_a_problem(options, error, words):
+    with pytest.raises(error, match=f"^{words}"):
+        ClassificationConfig(**options)
+
+
+@pytest.mark.parametrize("input_shape", [(9,), (3, 3, 1), (1, 4, 4)])
+def test_a_network_for_other_images_is_refused(input_shape):
+    layers = (Dense(4),) if input_shape == (9,) else (Flatten(), Dense(4))
+    words = r"^network: expected the images \[1, 3, 3\] of pixels as its input, got \["
+    with pytest.raises(ShapeError, match=words):
+        Classification(
+            dataset(4), Network(layers, input_shape), ClassificationConfig(batch=4), seed=0
+        )
+
+
+@pytest.mark.parametrize(
+    ("seed", "error"), [(-1, ArgumentError), (2**64, ArgumentError), (1.0, DtypeError)]
+)
+def test_a_seed_that_is_none_is_refused(seed, error):
+    network = Network((Flatten(), Dense(4)), (1, 3, 3))
+    with pytest.raises(error, match=r"^seed: expected an int"):
+        Classification(dataset(4), network, ClassificationConfig(batch=4), seed=seed)
+    largest = Classification(dataset(4), network, ClassificationConfig(batch=4), seed=2**64 - 1)
+    assert largest.settings()["batch_seed"] == 2**64 - 1
+    assert len(largest.batch_of(0)) == 4
+
+
 def test_settings_are_json_and_name_own_functions():
     settings = json.loads(json.dumps(problem(objective="macro_f1").settings()))
     assert len(settings.pop("dataset_sha256")) == 64
@@ -475,6 +514,7 @@ def test_settings_are_json_and_name_own_functions():
         "phenotype": "direct",
         "sign_scale": None,
         "precision": "fp32",
+        "batch_seed": 3,
     }
     own = problem(objective=partial(max, key=len), phenotype=low_rank, layout=SIGNS).settings()
     assert own["objective"] == "functools.partial"

@@ -451,10 +451,18 @@ def test_a_back_end_that_is_there_has_no_reason_not_to_be() -> None:
         assert [reason_missing(op, backend) for backend in row.functions] == ["", ""]
 
 
-@pytest.mark.parametrize("n", [0, -1, 1.0, True, "2"])
-def test_a_wrong_number_of_threads(n: Any) -> None:
-    with pytest.raises(ArgumentError, match="n: expected an int >= 1"):
-        evokern.set_threads(n)
+@pytest.mark.parametrize("threads", [0, -1, 1025, 100_000, 2**40])
+def test_a_number_of_threads_out_of_range_is_refused(threads: int) -> None:
+    with pytest.raises(
+        ArgumentError, match=rf"^threads: expected an int in \[1, 1024\], got {threads}"
+    ):
+        evokern.set_threads(threads)
+
+
+@pytest.mark.parametrize("threads", [1.0, True, "2", None])
+def test_a_number_of_threads_that_is_no_int_is_refused(threads: Any) -> None:
+    with pytest.raises(DtypeError, match=r"^threads: expected an int, got"):
+        evokern.set_threads(threads)
 
 
 @pytest.mark.parametrize("value", ["a", None, True, [0.5]])

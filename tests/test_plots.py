@@ -125,6 +125,35 @@ def test_runs_that_differ_in_the_seed_are_one_group():
     assert labels(group_runs(runs)) == {"ea mnist": 3}
 
 
+def test_what_does_not_change_the_curve_splits_no_group():
+    runs = [
+        run_of([0.1], batch_seed=i, finalists=i, ensemble=i, dataset_sha256="0b1c" * 16)
+        for i in range(3)
+    ]
+    assert labels(group_runs([*runs, run_of([0.1])])) == {"ea mnist": 4}  # the last: an older run
+
+
+def test_other_data_of_the_same_name_is_another_group_with_a_short_digest():
+    first, second = "0123456789abcdef" * 4, "fedcba9876543210" * 4
+    runs = [run_of([0.1], seed=s, dataset_sha256=d) for s in (0, 1) for d in (first, second)]
+    assert labels(group_runs(runs)) == {
+        "dataset_sha256=01234567": 2,
+        "dataset_sha256=fedcba98": 2,
+    }
+    runs = [
+        run_of([0.1], sigma=0.1, dataset_sha256=first),
+        run_of([0.1], sigma=0.1, dataset_sha256=second),
+        run_of([0.1], sigma=0.2, dataset_sha256=second),
+    ]
+    assert labels(group_runs(runs)) == {
+        "sigma=0.1, dataset_sha256=01234567": 1,
+        "sigma=0.1, dataset_sha256=fedcba98": 1,
+        "sigma=0.2": 1,
+    }
+    assert labels(group_runs([runs[0], runs[2]])) == {"sigma=0.1": 1, "sigma=0.2": 1}
+    assert labels(group_runs(runs[:2], ["sigma"])) == {"sigma=0.1": 2}
+
+
 def test_labels_name_what_differs_in_ascending_order():
     runs = [
         run_of([0.1], ea={"sigma": sigma, "population": population, "seed": seed})
@@ -317,6 +346,39 @@ def test_many_groups_stay_apart_by_colour_and_dashes(tmp_path, monkeypatch):
     lines = figures[0].axes[0].lines
     assert len({(line.get_color(), line.get_linestyle()) for line in lines}) == 14
     assert (tmp_path / "curves.svg").read_bytes().startswith(b"<?xml")
+
+
+@pytest.mark.parametrize("count", [1, 10])
+@pytest.mark.parametrize("length", [3, 45, 70, 200, 1000])
+def test_long_labels_leave_room_for_the_curves(tmp_path, monkeypatch, count, length):
+    figures = []
+    picture_of(figures, monkeypatch)
+    runs = (run_of([0.1, 0.2]), run_of([0.1, 0.3]))
+    words = ("mutation_rate=0.125, " * 50)[:length]
+    plot_groups([Group(f"{i} {words}", runs) for i in range(count)], tmp_path / "curves.png")
+    figure = figures[0]
+    axes = figure.axes[0]
+    legend = figure.legends[0] if figure.legends else axes.get_legend()
+    texts = [text.get_text() for text in legend.get_texts()]
+    assert len(texts) == count
+    assert all(text.startswith(f"{i} ") for i, text in enumerate(texts))
+    assert all(text.endswith("(2 runs)") for text in texts)
+    assert max(len(line) for text in texts for line in text.split("\n")) < 75
+    place, curves = legend.get_window_extent(), axes.get_window_extent()
+    assert curves.width > 0.8 * figure.bbox.width
+    assert curves.height / figure.dpi > 3  # inches
+    assert place.x0 >= 0
+    assert place.y0 >= 0
+    assert place.x1 <= figure.bbox.width
+    if length > 40 or count > 6:
+        assert place.y1 <= curves.y0
+
+
+@pytest.mark.parametrize("y_range", [(1, 0), (0, 0), (0, math.nan), (0, math.inf)])
+def test_a_range_that_is_none_is_refused(tmp_path, y_range):
+    with pytest.raises(ArgumentError, match=r"^y_range: expected two finite numbers, the lower"):
+        plot_groups([Group("g", (run_of([0.1]),))], tmp_path / "curves.png", y_range=y_range)
+    assert not (tmp_path / "curves.png").exists()
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from evokern.__main__ import COMMANDS
 from evokern.commands import repeat
 from evokern.commands.repeat import Trial, parse_variants
 from evokern.errors import ArgumentError, BackendError, CheckpointError, StorageError
@@ -28,6 +29,8 @@ parser.add_argument("--fail", type=int)
 parser.add_argument("--hang", action="store_true")
 parser.add_argument("--deaf", action="store_true")
 parser.add_argument("--threads", type=int)
+parser.add_argument("--bogus", type=int)
+parser.add_argument("--after", type=pathlib.Path)
 options = parser.parse_args()
 run = options.run_dir
 run.mkdir(parents=True, exist_ok=True)
@@ -42,6 +45,10 @@ def save(number, frame):
 
 
 signal.signal(signal.SIGINT, signal.SIG_IGN if options.deaf else save)
+while options.after and not options.after.exists():
+    time.sleep(0.01)
+if options.bogus is not None:
+    parser.error("no such flag")
 if options.fail == options.seed:
     print("\\n".join(f"line {i}" for i in range(40)), flush=True)
     sys.exit("broken on purpose")
@@ -95,8 +102,19 @@ def test_variants_add_flags_or_replace_the_command():
         (("..: --sigma 1",), ["ea"], "variant: expected 'NAME: --flag"),
         (("a:", "a: --sigma 1"), ["ea"], "a new name that can be a folder's, got 'a: --sigma 1'"),
         (("a: 'x",), ["ea"], 'variant: "a: \'x": No closing quotation'),
-        ((), [], "command: expected a training command after --, got none; as in: evokern repeat"),
-        ((), ["--sigma", "1"], "command: expected a training command after --, got '--sigma 1'"),
+        (
+            (),
+            [],
+            "command: expected a training command (ea or adam) after --, got none; as in: evokern",
+        ),
+        (
+            (),
+            ["--sigma", "1"],
+            "command: expected a training command (ea or adam) after --, got '--sigma 1'",
+        ),
+        ((), ["plot", "runs"], "a training command (ea or adam) after --, got 'plot runs'; as in"),
+        (("a:", "b: eaa mnist"), ["ea"], "(ea or adam) after --, got 'eaa mnist'; as in"),
+        ((f"{'a' * 101}:",), ["ea"], "variant: expected 'NAME: --flag"),
         ((), ["ea", "--seed", "1"], "without --seed and --run-dir, which repeat sets, got --seed"),
         (("a: --run_dir=x",), ["ea"], "which repeat sets, got --run_dir=x"),
     ],
@@ -163,6 +181,38 @@ def test_another_command_in_the_same_folder_is_refused():
     ):
         repeat.main(["--seeds", "1", "--out", "out", "--", "ea", "mnist", "--base", "0.6"])
     assert len(starts("out/base/seed-0")) == 1
+
+
+def test_a_command_that_made_no_run_may_be_corrected(capsys):
+    command = ["--seeds", "3", "--out", "out", "--variant", "a:", "--variant", "b: --bogus 1"]
+    words = (
+        r"command: expected flags that ea takes, got 'ea mnist --bogus 1'; see out/b/seed-0\.log"
+    )
+    with pytest.raises(ArgumentError, match=words):
+        repeat.main([*command, "--", "ea", "mnist"])
+    assert "error: no such flag" in capsys.readouterr().out
+    logs = sorted(str(path) for path in Path("out").rglob("*.log"))
+    assert logs == ["out/a/seed-0.log", "out/b/seed-0.log"]
+    command[-1] = "b: --base 0.6"
+    assert repeat.main([*command, "--", "ea", "mnist"]) == 0
+    command[-1] = "b: --base 0.7"
+    with pytest.raises(ArgumentError, match=r"ea mnist --base 0\.6 for b, as the runs in out"):
+        repeat.main([*command, "--", "ea", "mnist"])
+
+
+def test_wrong_flags_stop_the_other_children_which_save():
+    ready = Path("out/a/seed-0/ready")
+    Path("out").mkdir()
+    variants = ["--variant", "a: --hang", f"--variant=b: --bogus 1 --after {ready}"]
+    command = ["--seeds", "2", "--jobs", "2", "--out", "out", *variants, "--", "ea", "mnist"]
+    with pytest.raises(ArgumentError, match="expected flags that ea takes"):
+        repeat.main(command)
+    assert Path("out/a/seed-0/saved").exists()
+    assert not Path("out/a/seed-1").exists()
+
+
+def test_the_training_commands_are_commands():
+    assert set(repeat._TRAINING) <= set(COMMANDS)
 
 
 def test_a_failing_child_is_reported_and_the_others_go_on(capsys):

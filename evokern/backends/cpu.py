@@ -14,7 +14,8 @@ import numpy.typing as npt
 
 from evokern import _cpu
 from evokern._program import Program
-from evokern.errors import ArgumentError, BackendError, message
+from evokern._values import integer
+from evokern.errors import BackendError
 from evokern.layout import GenomeLayout
 from evokern.network import (
     ACTIVATIONS,
@@ -41,6 +42,8 @@ I64 = npt.NDArray[np.int64]
 _DENSE, _ACTIVATION, _MAX_POOL, _AVG_POOL = range(4)
 _FIELDS = 20
 
+_MOST_THREADS = 1024  # OpenMP ends the process where the system gives it no more
+
 
 def use_instruction_set(name: str | None = None) -> str:
     """Chooses the kernels' instruction set; None means the widest of this processor.
@@ -56,14 +59,12 @@ def use_instruction_set(name: str | None = None) -> str:
     return str(chosen)
 
 
-def set_threads(n: int) -> None:
+def set_threads(threads: int) -> None:
     """Sets how many threads the CPU kernels use from now on, whichever thread calls them.
 
-    Without it they use as many as OpenMP, and so torch, is set to.
+    Without it they use as many as OpenMP, and so torch, is set to. At most 1024.
     """
-    if isinstance(n, bool) or not isinstance(n, int) or n < 1:
-        raise ArgumentError(message("n", "an int >= 1", repr(n)))
-    _cpu.set_threads(n)
+    _cpu.set_threads(integer("threads", threads, 1, _MOST_THREADS))
 
 
 def init_genomes(layout: GenomeLayout, *, seed: int, scheme: str, first: int, out: F32) -> None:

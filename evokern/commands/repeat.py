@@ -197,8 +197,9 @@ def run_trials(trials: Sequence[Trial], jobs: int) -> tuple[list[Trial], int]:
                 left = sum(durations) / len(durations) * (len(waiting) + len(running)) / jobs
                 print(f"[{done}/{len(trials)}] {_outcome(child)}{_left(left)}", flush=True)
                 if child.process.returncode == _USAGE_ERROR:
-                    got = repr(shlex.join(child.trial.words))
-                    raise ArgumentError(message("command", "flags that it knows", got))
+                    words = child.trial.words
+                    wanted, mend = f"flags that {words[0]} takes", f"see {child.trial.log}"
+                    raise ArgumentError(message("command", wanted, repr(shlex.join(words)), mend))
                 if not child.trial.finished:
                     failed.append(child.trial)
     return failed, received[0] if received else 0
@@ -278,6 +279,7 @@ def _start(trial: Trial, jobs: int) -> _Child:
     make_folder(trial.log.parent)
     with open_to_append(trial.log) as log:
         append(log, trial.log, f"$ evokern {shlex.join(words)}\n".encode())
+        log_start = log.tell()
         # A group of its own: a terminal's Ctrl-C must reach a child once, through this process.
         process = subprocess.Popen(
             [*CHILD, *words],
@@ -286,7 +288,7 @@ def _start(trial: Trial, jobs: int) -> _Child:
             stderr=subprocess.STDOUT,
             process_group=0,
         )
-        return _Child(trial, process, log.tell(), time.monotonic())
+        return _Child(trial, process, log_start, time.monotonic())
 
 
 def _stop(running: Sequence[_Child], *, kill: bool) -> None:
@@ -379,7 +381,7 @@ def _remember(out: Path, variants: Mapping[str, Sequence[str]]) -> None:
     """
     path = out / "repeat.json"
     noted = read_json(path)["variants"] if path.is_file() else {}
-    known = {name: made for name, made in noted.items() if any(out.glob(f"{name}/*/{CONFIG}"))}
+    known = {name: made for name, made in noted.items() if any(out.glob(f"{name}/seed-*/{CONFIG}"))}
     for name, words in variants.items():
         if known.get(name, list(words)) != list(words):
             wanted = f"{shlex.join(known[name])} for {name}, as the runs in {out} were made"

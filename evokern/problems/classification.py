@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
-from typing import Any, get_args
+from typing import Any, Literal, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -18,24 +18,31 @@ import numpy.typing as npt
 from evokern import ops
 from evokern._values import integer, one_of
 from evokern.backends.reference.random import counter_permutation
-from evokern.errors import ArgumentError, EvokernError, ObjectiveError, message
+from evokern.errors import ArgumentError, EvokernError, ObjectiveError, ShapeError, message
 from evokern.layout import GenomeLayout
 from evokern.network import Dense, Flatten, MaxPool2d, Network
-from evokern.problems.datasets import Dataset, holdout_split, mean_image, normalise
+from evokern.problems.datasets import Dataset, Labels, holdout_split, mean_image, normalise
 from evokern.problems.objectives import (
     OBJECTIVES,
     LogitsObjective,
     ObjectiveName,
+    check_positive_weight,
     macro_f1,
     predictions,
     weighted_bce,
 )
-from evokern.problems.phenotypes import Phenotype, PhenotypeName, sign_of_weights
-from evokern.rules import Precision
+from evokern.problems.phenotypes import (
+    Phenotype,
+    PhenotypeName,
+    check_sign_scale,
+    sign_of_weights,
+)
 
 F32 = npt.NDArray[np.float32]
 I32 = npt.NDArray[np.int32]
 I64 = npt.NDArray[np.int64]
+
+HostPrecision = Literal["fp32", "bf16"]
 
 _SCRATCH_BYTES = 8 << 20  # logits or phenotypes at one time: what the caches hold
 
@@ -68,11 +75,16 @@ class ClassificationConfig:
     """direct: genes are weights; sign: a weight is its gene's sign times a scale per layer."""
     sign_scale: float | None = None
     """Scale of the sign weights; default 1 / sqrt(fan_in) of the layer."""
-    precision: Precision = "fp32"
+    precision: HostPrecision = "fp32"
     """Arithmetic of the forward pass: fp32 (the same bits everywhere) or bf16."""
 
     def __post_init__(self) -> None:
         integer("batch", self.batch, 1, 2**31 - 1)
+        one_of("objective", self.objective, OBJECTIVES)
+        check_positive_weight(self.positive_weight)
+        one_of("phenotype", self.phenotype, get_args(PhenotypeName))
+        check_sign_scale(self.sign_scale)
+        one_of("precision", self.precision, get_args(HostPrecision))
 
 
 class Classification:
@@ -83,9 +95,9 @@ class Classification:
 
     Args:
         dataset: what to learn.
-        network: the architecture.
+        network: the architecture; its input is an image of the data set.
         config: batch, objective and the like.
-        seed: of the batches.
+        seed: of the batches, in [0, 2^64).
         objective: stands in for the config's: (logits float32 [S, B, C], labels int64 [B]) ->
             fitness [S], higher is better.
         phenotype: stands in for the config's: genome [G] -> weights float32 of the network.
@@ -103,6 +115,9 @@ class Classification:
         phenotype: Phenotype | None = None,
         layout: GenomeLayout | None = None,
     ) -> None:
+        if network.input_shape != dataset.image_shape:
+            wanted = f"the images {list(dataset.image_shape)} of {dataset.name} as its input"
+            raise ShapeError(message("network", wanted, str(list(network.input_shape))))
         train, holdout = holdout_split(len(dataset.train_images))
         if config.batch > len(train):
             wanted = f"1 to {len(train)} samples"
@@ -112,7 +127,7 @@ class Classification:
         self.network = network
         self.layout = layout or network.layout
         self.config = config
-        self.seed = seed
+        self.seed = integer("seed", seed, 0, 2**64 - 1)
         self.mean = mean_image(dataset.train_images[train])
         self.train = self._part(dataset.train_images[train], dataset.train_labels[train])
         self.holdout = self._part(dataset.train_images[holdout], dataset.train_labels[holdout])
@@ -128,10 +143,11 @@ class Classification:
         self._order: I64 = np.zeros(0, np.int64)
 
     def settings(self) -> dict[str, Any]:
-        """What decides the fitness, as JSON values: the config, and the names of own functions."""
+        """What decides the fitness, as JSON values; own functions are given by their names."""
         own = {"objective": self._own_objective, "phenotype": self._own_phenotype}
         names = {key: _name(function) for key, function in own.items() if function is not None}
-        return {**asdict(self.config), **names, "dataset_sha256": self.data_sha256}
+        facts = {"batch_seed": self.seed, "dataset_sha256": self.data_sha256}
+        return {**asdict(self.config), **names, **facts}
 
     def evaluate(self, genomes: F32, rows: I32, generation: int) -> F32:
         """Fitness float32 [S] of individuals in ``rows`` of a bank, on the generation's batch."""
@@ -244,7 +260,7 @@ class Classification:
             )
         )
 
-    def _part(self, images: npt.NDArray[np.uint8], labels: npt.NDArray[np.uint8]) -> Part:
+    def _part(self, images: npt.NDArray[np.uint8], labels: Labels) -> Part:
         return Part(normalise(images, self.mean), labels.astype(np.int64))
 
     def _epoch_order(self, epoch: int) -> I64:
@@ -283,7 +299,6 @@ def _logits_objective(
     config: ClassificationConfig, dataset: Dataset, network: Network
 ) -> LogitsObjective | None:
     """The function of a named objective; None where the fused kernel has it."""
-    one_of("objective", config.objective, OBJECTIVES)
     if len(network.output_shape) != 1:
         got = f"{list(network.output_shape)}"
         mend = "add Flatten() at the end"
@@ -306,7 +321,6 @@ def _logits_objective(
 
 
 def _phenotype(config: ClassificationConfig, network: Network) -> Phenotype | None:
-    one_of("phenotype", config.phenotype, get_args(PhenotypeName))
     if config.phenotype == "direct":
         return None
     return sign_of_weights(network.layout, config.sign_scale)

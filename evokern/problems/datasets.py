@@ -22,10 +22,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from evokern._values import integer
 from evokern.errors import ArgumentError, DataError, DtypeError, EvokernError, ShapeError, message
 from evokern.problems.catalogue import FILE_SETS, IDX_SETS, SOURCE_KINDS, FileSet, Form, SourceKind
 from evokern.problems.fetch import obtain, obtain_published
 from evokern.problems.formats import Arrays, parse_idx
+
+Labels = npt.NDArray[np.integer[Any]]
 
 DEFAULT_NAMES = ("mnist", "fashion-mnist")
 """What ``python -m evokern.problems.datasets`` fetches when no name is given."""
@@ -36,19 +39,31 @@ class Dataset:
     """Images with labels, in the publisher's order and the publisher's two parts.
 
     Images are uint8, [N, H, W] if grey and [N, C, H, W] if coloured; grey images have 0 for the
-    background and 255 for full ink. Labels are uint8 [N], each < ``classes``; ``class_names`` is
-    empty or names each. ``source`` says who published the data; the bytes are the same wherever
-    they were fetched.
+    background and 255 for full ink. Labels are integers [N], each < ``classes``; ``class_names``
+    is empty or names each. ``source`` says who published the data; the bytes are the same wherever
+    they were fetched. Raises DtypeError, ShapeError or ArgumentError for other arrays.
     """
 
     name: str
     train_images: npt.NDArray[np.uint8]
-    train_labels: npt.NDArray[np.uint8]
+    train_labels: Labels
     test_images: npt.NDArray[np.uint8]
-    test_labels: npt.NDArray[np.uint8]
+    test_labels: Labels
     classes: int = 10
     source: str = ""
     class_names: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        integer("classes", self.classes, 1, 2**31 - 1)
+        _check_part("train", self.train_images, self.train_labels, self.classes)
+        _check_part("test", self.test_images, self.test_labels, self.classes)
+        if self.test_images.shape[1:] != self.train_images.shape[1:]:
+            wanted = f"images {list(self.train_images.shape[1:])} as in train_images"
+            got = f"images {list(self.test_images.shape[1:])}"
+            raise ShapeError(message("test_images", wanted, got))
+        if len(self.class_names) not in (0, self.classes):
+            wanted = f"none or classes={self.classes} names"
+            raise ArgumentError(message("class_names", wanted, str(len(self.class_names))))
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
@@ -142,7 +157,7 @@ def mean_image(images: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
     An integer sum, one division in float64, one rounding to float32, so the bits are the same
     everywhere (this project).
     """
-    _check_images(images)
+    _check_images("images", images)
     if not len(images):
         raise ShapeError(message("images", "N >= 1 of them", f"shape {list(images.shape)}"))
     total: npt.NDArray[np.int64] = images.sum(axis=0, dtype=np.int64)
@@ -158,7 +173,7 @@ def normalise(
     once to float32. The rule is that of the thesis's released code: a mean image, no standard
     deviation.
     """
-    _check_images(images)
+    _check_images("images", images)
     if mean.dtype != np.float32:
         raise DtypeError(message("mean", "float32", str(mean.dtype), "try mean_image(images)"))
     if mean.shape != images.shape[1:]:
@@ -239,13 +254,31 @@ def _folder(name: str, cache: str | os.PathLike[str] | None) -> Path:
     return (cache_dir() if cache is None else Path(cache)) / (row.folder if row else name)
 
 
-def _check_images(images: npt.NDArray[Any]) -> None:
-    if images.dtype != np.uint8:
-        raise DtypeError(message("images", "uint8", str(images.dtype)))
+def _check_part(part: str, images: Any, labels: Any, classes: int) -> None:
+    images_name, name = f"{part}_images", f"{part}_labels"
+    _check_images(images_name, images)
+    if not images.size:
+        raise ShapeError(message(images_name, "at least one image", f"shape {list(images.shape)}"))
+    wanted = f"integers [N={len(images)}]"
+    if not isinstance(labels, np.ndarray) or labels.dtype.kind not in "iu":
+        raise DtypeError(message(name, wanted, _kind(labels)))
+    if labels.shape != images.shape[:1]:
+        raise ShapeError(message(name, wanted, f"shape {list(labels.shape)}"))
+    wrong = (labels < 0) | (labels >= classes)
+    if wrong.any():
+        got = f"{name}[{wrong.argmax()}] = {labels[wrong.argmax()]}"
+        raise ArgumentError(message(name, f"classes in [0, {classes})", got))
+
+
+def _check_images(name: str, images: Any) -> None:
+    if not isinstance(images, np.ndarray) or images.dtype != np.uint8:
+        raise DtypeError(message(name, "uint8", _kind(images)))
     if images.ndim not in (3, 4):
-        raise ShapeError(
-            message("images", "[N, H, W] or [N, C, H, W]", f"shape {list(images.shape)}")
-        )
+        raise ShapeError(message(name, "[N, H, W] or [N, C, H, W]", f"shape {list(images.shape)}"))
+
+
+def _kind(value: Any) -> str:
+    return str(value.dtype) if isinstance(value, np.ndarray) else type(value).__name__
 
 
 if __name__ == "__main__":

@@ -56,6 +56,13 @@ def macro_f1(logits: F32, labels: I64) -> F32:
     return np.asarray(total / present, np.float32)
 
 
+def check_positive_weight(weight: float) -> None:
+    """Raises ArgumentError for a weight that is not finite and > 0, DtypeError for no number."""
+    number("positive_weight", weight)
+    if not 0 < weight < float("inf"):
+        raise ArgumentError(message("positive_weight", "a finite number > 0", repr(weight)))
+
+
 def weighted_bce(positive_weight: float = 1.0) -> LogitsObjective:
     """Minus the mean binary cross-entropy of every output, positives counted ``positive_weight``.
 
@@ -63,10 +70,7 @@ def weighted_bce(positive_weight: float = 1.0) -> LogitsObjective:
     over outputs, then samples. One output: labels are 0 or 1. Several: labels int [B] mean one
     against the rest, labels [B, C] of 0 and 1 several classes at once.
     """
-    number("positive_weight", positive_weight)
-    if not 0 < positive_weight < float("inf"):
-        wanted = "a finite number > 0"
-        raise ArgumentError(message("positive_weight", wanted, repr(positive_weight)))
+    check_positive_weight(positive_weight)
     weight = np.float32(positive_weight)
 
     def fitness(logits: F32, labels: npt.NDArray[Any]) -> F32:

@@ -8,6 +8,7 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
+from evokern._values import number
 from evokern.errors import ArgumentError, message
 from evokern.layout import GenomeLayout
 
@@ -20,15 +21,23 @@ Phenotype = Callable[[F32], F32]
 _SIGN_BIT = np.uint32(1 << 31)
 
 
+def check_sign_scale(scale: float | None) -> None:
+    """Raises ArgumentError for a scale that float32 cannot hold, DtypeError for no number."""
+    if scale is None:
+        return
+    number("sign_scale", scale)
+    if not 2.0**-126 <= scale < 2.0**127:
+        wanted = "a number in [2^-126, 2^127), which float32 can hold"
+        raise ArgumentError(message("sign_scale", wanted, repr(scale)))
+
+
 def sign_of_weights(layout: GenomeLayout, scale: float | None = None) -> Phenotype:
     """Networks with binary weights: a weight is its gene's sign times ``scale``.
 
     ``scale`` None means f32(1 / sqrt(fan_in)) of each layer. A gene +0 counts as positive, -0 as
     negative, so that every weight is one of two values; biases stay as they are.
     """
-    if scale is not None and not 2.0**-126 <= scale < 2.0**127:
-        wanted = "a number in [2^-126, 2^127), which float32 can hold"
-        raise ArgumentError(message("sign_scale", wanted, repr(scale)))
+    check_sign_scale(scale)
     scales = np.zeros(layout.size, np.float32)
     for block, (weights, _) in zip(layout.blocks, layout.split(scales), strict=True):
         weights[:] = np.float32(1 / np.sqrt(np.float64(block.fan_in)) if scale is None else scale)

@@ -42,10 +42,10 @@ def main(arguments: Sequence[str]) -> int:
 
     import torch
 
-    if command.threads is not None:
-        torch.set_num_threads(command.threads)
     config = ClassificationConfig(batch=command.batch)
     problem = problem_of(command.dataset, config, seed=command.adam.seed, threads=command.threads)
+    if command.threads is not None:
+        torch.set_num_threads(command.threads)
     settings = adam_settings(problem, command.adam)
     report = Report(command.run_dir, f"{command.dataset}-adam", settings)
     report.start(

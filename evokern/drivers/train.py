@@ -6,6 +6,7 @@ since every random number is a function of the seed and its place.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -251,16 +252,28 @@ def finish(
 
 def best_by_holdout(
     problem: Classification, population: Population, count: int, *, finalists: int = 100
-) -> tuple[F32, npt.NDArray[np.float64]]:
+) -> tuple[F32, npt.NDArray[Any]]:
     """The ``count`` best distinct genomes [n, G] and their hold-out accuracies [n], best first.
 
     Chosen among the ``finalists`` fittest; fewer than ``count`` where these are not all distinct.
     """
+    return best_by(problem.accuracy, problem.holdout, population, count, finalists=finalists)
+
+
+def best_by(
+    score: Callable[[F32, Part], npt.NDArray[Any]],
+    part: Part,
+    population: Population,
+    count: int,
+    *,
+    finalists: int = 100,
+) -> tuple[F32, npt.NDArray[Any]]:
+    """As ``best_by_holdout``, by any score [n] of genomes [n, G] on a part; higher is better."""
     order = rank(population.fitness)[:finalists]
     genomes = distinct(population.genomes, population.rows[order])
-    accuracies = problem.accuracy(genomes, problem.holdout)
-    best = np.argsort(-accuracies, kind="stable")[:count]
-    return genomes[best], accuracies[best]
+    scores = score(genomes, part)
+    best = np.argsort(-scores, kind="stable")[:count]
+    return genomes[best], scores[best]
 
 
 def ensemble_accuracy(problem: Classification, genomes: F32, part: Part) -> float:

@@ -35,7 +35,7 @@ def main() -> None:
         truncation=0.3,
         crossover_share=0.95,
         crossover_then_mutation=True,
-        mutation_rate=0.0003,
+        mutation_rate=0.0005,
         sigma=0.3,
     )
     network = thesis_network()

@@ -8,7 +8,7 @@ are divided by 255. Unlike that program, the test accuracy is measured on the re
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from typing import Any, Literal, get_args
 
@@ -21,6 +21,7 @@ from evokern.backends.reference.random import counter_permutation
 from evokern.errors import ArgumentError, EvokernError, ObjectiveError, ShapeError, message
 from evokern.layout import GenomeLayout
 from evokern.network import Dense, Flatten, MaxPool2d, Network
+from evokern.population import allocate_genomes
 from evokern.problems.datasets import Dataset, Labels, holdout_split, mean_image, normalise
 from evokern.problems.objectives import (
     OBJECTIVES,
@@ -134,7 +135,7 @@ class Classification:
         self.test = self._part(dataset.test_images, dataset.test_labels)
         self._own_objective, self._own_phenotype = objective, phenotype
         self._objective = objective or _logits_objective(config, dataset, network)
-        self._phenotype = phenotype or _phenotype(config, network)
+        self._phenotype: Callable[..., F32] | None = phenotype or _phenotype(config, network)
         if phenotype is None and self.layout.size != network.layout.size:
             wanted = f"None or the network's {network.layout.size} genes without a phenotype"
             raise ArgumentError(message("layout", wanted, f"{self.layout.size} genes"))
@@ -202,30 +203,35 @@ class Classification:
         outputs = int(np.prod(self.network.output_shape))
         row_bytes = 4 * max(len(part.y) * outputs, self.network.layout.size)
         step = max(1, _SCRATCH_BYTES // row_bytes)
+        if self._phenotype is not None:
+            scratch = allocate_genomes(min(step, len(rows)), self.network.layout.size)
         for start in range(0, len(rows), step):
             chosen = rows[start : start + step]
             slots = slice(start, start + len(chosen))
             if self._phenotype is None:
                 yield slots, genomes, chosen
             else:
-                yield slots, self._phenotypes(genomes[chosen], start), _numbers(len(chosen))
+                for slot, row in enumerate(chosen):
+                    self._write_weights(genomes[row], start + slot, scratch[slot])
+                yield slots, scratch, _numbers(len(chosen))
 
-    def _phenotypes(self, genomes: F32, first: int) -> F32:
-        assert self._phenotype is not None
-        out = np.empty((len(genomes), self.network.layout.size), np.float32)
-        for slot, genome in enumerate(genomes):
-            try:
-                weights = np.asarray(self._phenotype(genome))
-            except Exception as error:
-                raise ObjectiveError(
-                    f"phenotype: failed on individual {first + slot}: {_reason(error)}"
-                ) from error
-            if weights.shape != out.shape[1:] or weights.dtype != np.float32:
-                wanted = f"float32 [G={out.shape[1]}] of individual {first + slot}"
-                got = f"{weights.dtype} {list(weights.shape)}"
-                raise ObjectiveError(message("phenotype", wanted, got))
-            out[slot] = weights
-        return out
+    def _write_weights(self, genome: F32, individual: int, out: F32) -> None:
+        """The phenotype of a genome; a failure is traced to the individual."""
+        if self._own_phenotype is None:
+            assert self._phenotype is not None
+            self._phenotype(genome, out=out)
+            return
+        try:
+            weights = np.asarray(self._own_phenotype(genome))
+        except Exception as error:
+            raise ObjectiveError(
+                f"phenotype: failed on individual {individual}: {_reason(error)}"
+            ) from error
+        if weights.shape != out.shape or weights.dtype != np.float32:
+            wanted = f"float32 [G={len(out)}] of individual {individual}"
+            got = f"{weights.dtype} {list(weights.shape)}"
+            raise ObjectiveError(message("phenotype", wanted, got))
+        out[:] = weights
 
     def _fused_fitness(self, bank: F32, index: I32, part: Part) -> F32:
         if self.config.objective == "accuracy":
@@ -320,7 +326,7 @@ def _logits_objective(
     return None
 
 
-def _phenotype(config: ClassificationConfig, network: Network) -> Phenotype | None:
+def _phenotype(config: ClassificationConfig, network: Network) -> Callable[..., F32] | None:
     if config.phenotype == "direct":
         return None
     return sign_of_weights(network.layout, config.sign_scale)

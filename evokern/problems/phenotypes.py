@@ -31,11 +31,12 @@ def check_sign_scale(scale: float | None) -> None:
         raise ArgumentError(message("sign_scale", wanted, repr(scale)))
 
 
-def sign_of_weights(layout: GenomeLayout, scale: float | None = None) -> Phenotype:
+def sign_of_weights(layout: GenomeLayout, scale: float | None = None) -> Callable[..., F32]:
     """Networks with binary weights: a weight is its gene's sign times ``scale``.
 
     ``scale`` None means f32(1 / sqrt(fan_in)) of each layer. A gene +0 counts as positive, -0 as
-    negative, so that every weight is one of two values; biases stay as they are.
+    negative, so that every weight is one of two values; biases stay as they are. The function
+    takes ``out`` float32 [G] to write to, which saves a new array per individual.
     """
     check_sign_scale(scale)
     scales = np.zeros(layout.size, np.float32)
@@ -45,9 +46,11 @@ def sign_of_weights(layout: GenomeLayout, scale: float | None = None) -> Phenoty
     is_weight = scales > 0
     kept_bits = np.where(is_weight, _SIGN_BIT, np.uint32(0xFFFFFFFF))
 
-    def phenotype(genome: F32) -> F32:
-        bits = genome.view(np.uint32) & kept_bits
-        bits |= magnitudes
-        return bits.view(np.float32)
+    def phenotype(genome: F32, out: F32 | None = None) -> F32:
+        weights = np.empty_like(genome) if out is None else out
+        bits = weights.view(np.uint32)
+        np.bitwise_and(genome.view(np.uint32), kept_bits, out=bits)
+        np.bitwise_or(bits, magnitudes, out=bits)
+        return weights
 
     return phenotype

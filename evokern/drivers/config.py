@@ -67,8 +67,7 @@ class EAConfig:
     tournament_size: int = 2
     """Individuals that compete to become a parent, for tournament selection."""
     elites: int | float = 0.05
-    """The best that go on unchanged, whoever is better (p_E): a count (5) or a share of the
-    offspring (0.05)."""
+    """The best that go on unchanged (p_E): a count (5) or a share of the offspring (0.05)."""
     crossover_share: float = 0.50
     """Share of the offspring made by crossover (p_C); the rest is mutated."""
     crossover: Crossover = "uniform"

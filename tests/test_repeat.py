@@ -275,6 +275,8 @@ def interrupt_when(ready, *, times, number=signal.SIGINT):
 def test_a_signal_stops_the_children_which_save_and_the_same_command_goes_on(number, capsys):
     command = ["--seeds", "2", "--out", "out", "--", "ea", "mnist", "--hang"]
     ready = Path("out/base/seed-0/ready")
+    if signal.getsignal(number) is signal.SIG_IGN:  # as under nohup, which repeat respects
+        signal.signal(number, signal.SIG_DFL)
     handlers = [signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)]
     thread = interrupt_when(ready.exists, times=1, number=number)
     assert repeat.main(command) == 128 + number

@@ -1,0 +1,29 @@
+"""The public operations on populations: checks, then the kernel of the chosen back end.
+
+Arrays may be NumPy, torch (CPU) or anything with DLPack on the host; results come back as the
+caller's kind without a copy. The last axis must be contiguous, other strides are free. All ops
+take ``backend="auto" | "cpu" | "reference"`` and, where it makes sense, ``out=``.
+
+Shapes: **P** population, **G** genes, **S** slots (what one call evaluates), **B** batch, **R**
+parents, **I/O** features in and out, **C H W** channels, height, width.
+
+Errors: DtypeError, ShapeError, LayoutError, ArgumentError, BackendError, MemoryLimitError, each
+naming the argument, what was expected, what came and the mend.
+"""
+
+from evokern.ops.layers import affine, avg_pool2d, dense_forward, max_pool2d
+from evokern.ops.network import network_forward, network_loss
+from evokern.ops.variation import crossover_mutate, init_genomes, mutate_sigma, replay
+
+__all__ = [
+    "affine",
+    "avg_pool2d",
+    "crossover_mutate",
+    "dense_forward",
+    "init_genomes",
+    "max_pool2d",
+    "mutate_sigma",
+    "network_forward",
+    "network_loss",
+    "replay",
+]

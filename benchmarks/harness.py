@@ -17,7 +17,7 @@ from typing import Any, Literal
 from evokern import _cpu, set_threads
 from evokern.errors import EvokernError
 
-Unit = Literal["GFLOP/s", "GB/s", "ns/gene"]
+Unit = Literal["GFLOP/s", "GB/s", "ns/gene", "us/step"]
 
 _SETTLE_S = 0.01  # libgomp's threads spin on for a while; that is not the next one's CPU time
 
@@ -39,7 +39,7 @@ class Contestant:
     """One way to do the work of a contest.
 
     ``run(threads)`` does it once. ``work`` is what the rate counts: floating-point operations,
-    bytes or genes. ``part`` < 1: a run does this share of the work only, and its seconds are
+    bytes, genes or steps. ``part`` < 1: a run does this share of the work only, and its seconds are
     scaled to the whole. ``cpu_clock(threads)``: CPU seconds of all threads so far.
     """
 
@@ -182,4 +182,6 @@ def _results(
 
 def rate(work: float, seconds: float, unit: Unit) -> float:
     """``work`` done in ``seconds``, in ``unit``."""
+    if unit == "us/step":
+        return seconds / work * 1e6
     return seconds / work * 1e9 if unit == "ns/gene" else work / seconds * 1e-9

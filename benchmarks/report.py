@@ -24,6 +24,7 @@ from rich.table import Table
 from benchmarks import (
     bench_generation,
     bench_growth,
+    bench_nes,
     bench_network,
     bench_variation,
     limits,
@@ -38,6 +39,7 @@ BENCHMARKS: dict[str, Callable[[bool], Cases]] = {
     "variation": bench_variation.cases,
     "generation": bench_generation.cases,
     "growth": bench_growth.cases,
+    "nes": bench_nes.cases,
     "limits": limits.cases,
 }
 
@@ -61,7 +63,7 @@ class Options:
     """Measure evokern beside its rivals and the limits of this machine."""
 
     name: tyro.conf.Positional[
-        Literal["all", "network", "variation", "generation", "growth", "limits", "memory"]
+        Literal["all", "network", "variation", "generation", "growth", "nes", "limits", "memory"]
     ] = "all"
     """What to measure."""
     rounds: int = 9

@@ -195,14 +195,11 @@ def _evosax_start(threads: int, population: int, batch: int, data: Samples) -> N
     ga = SimpleGA(population_size=population, solution=example, std_schedule=schedule)
     params = ga.default_params.replace(crossover_rate=0.5)
     x, y = jnp.asarray(data.x), jnp.asarray(data.y)
-    blocks = list(zip(NETWORK.layout.blocks, NETWORK.layout.offsets, strict=True))
 
     def loss_of(genome: Any, bx: Any, by: Any) -> Any:
         h = bx
-        for number, (block, offset) in enumerate(blocks):
-            end = offset + block.fan_in * block.outputs
-            w = genome[offset:end].reshape(block.fan_in, block.outputs)
-            h = (jax.nn.relu(h) if number else h) @ w + genome[end : end + block.outputs]
+        for number, (w, b) in enumerate(NETWORK.layout.split(genome)):
+            h = (jax.nn.relu(h) if number else h) @ w + b
         of_label = jnp.take_along_axis(h, by[:, None], axis=1)[:, 0]
         return (jax.nn.logsumexp(h, axis=1) - of_label).mean()
 
@@ -236,11 +233,8 @@ def _torch_loss(pool: Any, batch: int, chunk: int) -> Callable[[Any, Any], Any]:
     import torch
     from torch.nn.functional import cross_entropy
 
-    layers = []
-    for block, offset in zip(NETWORK.layout.blocks, NETWORK.layout.offsets, strict=True):
-        end = offset + block.fan_in * block.outputs
-        w = pool[:, offset:end].unflatten(1, (block.fan_in, block.outputs))
-        layers.append((w, pool[:, end : end + block.outputs].unsqueeze(1)))
+    parts: list[tuple[Any, ...]] = NETWORK.layout.split(pool)
+    layers = [(w, b.unsqueeze(1)) for w, b in parts]
     buffers = [torch.empty(chunk, batch, w.shape[2]) for w, _ in layers]
 
     def evaluate(x: Any, y: Any) -> Any:

@@ -17,7 +17,7 @@ NETWORK = Network.mlp(196, [256, 128, 64], 10)
 
 SIGMA = 0.01
 
-MULTIPLY_ADDS = sum(block.fan_in * block.outputs for block in NETWORK.layout.blocks)
+MULTIPLY_ADDS = sum(block.parts[0].fan_in * block.outputs for block in NETWORK.layout.blocks)
 """Of one network on one sample."""
 
 

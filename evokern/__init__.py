@@ -13,21 +13,31 @@ from evokern.backends.cpu import set_threads
 from evokern.lineage import Lineages, founders
 from evokern.network import (
     Activation,
+    Affine,
     AvgPool2d,
+    Conv2d,
     Dense,
+    Elman,
     Flatten,
+    GlobalAvgPool,
     MaxPool2d,
     Network,
+    Residual,
 )
 
 __all__ = [
     "Activation",
+    "Affine",
     "AvgPool2d",
+    "Conv2d",
     "Dense",
+    "Elman",
     "Flatten",
+    "GlobalAvgPool",
     "Lineages",
     "MaxPool2d",
     "Network",
+    "Residual",
     "__version__",
     "founders",
     "ops",

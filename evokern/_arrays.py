@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -16,11 +18,24 @@ Array = Any
 
 Host = npt.NDArray[Any]
 
+_SURELY_SMALL = 1 << 20  # elements
+
+_DTYPES: dict[npt.DTypeLike, np.dtype[Any]] = {
+    element: np.dtype(element) for element in (np.float32, np.int32, np.bool_)
+}
+
 
 def to_host(name: str, value: Array) -> Host:
     """A NumPy view of ``value``; refuses what is not an array on the host or requires grad."""
     if isinstance(value, np.ndarray):
         return value
+    if _is_tensor(value):
+        try:
+            view: Host = value.numpy()  # a quarter of the time of DLPack
+        except (RuntimeError, TypeError):
+            pass  # what is wrong is found out below
+        else:
+            return view
     if getattr(value, "requires_grad", False):
         raise ArgumentError(
             message(name, "a tensor without grad", "requires_grad=True", f"try {name}.detach()")
@@ -29,18 +44,17 @@ def to_host(name: str, value: Array) -> Host:
         raise BackendError(
             message(name, "an array on the host", "an array on a device", "copy it to the host")
         )
-    if type(value).__module__.partition(".")[0] == "torch":
-        try:
-            view: Host = value.numpy()  # a quarter of the time of DLPack
-        except TypeError as error:
-            raise DtypeError(
-                message(name, "an element type that NumPy has", str(value.dtype))
-            ) from error
-        return view
+    if _is_tensor(value):
+        raise DtypeError(message(name, "an element type that NumPy has", str(value.dtype)))
     if hasattr(value, "__dlpack__"):
         return np.from_dlpack(value)
     mend = f"try np.asarray({name})"
     raise DtypeError(message(name, "an array", f"{type(value).__name__}", mend))
+
+
+def _is_tensor(value: Array) -> bool:
+    module = type(value).__module__
+    return module == "torch" or module.startswith("torch.")
 
 
 def _on_device(value: Array) -> bool:
@@ -50,13 +64,11 @@ def _on_device(value: Array) -> bool:
 
 def like(value: Array) -> Callable[[Host], Array]:
     """What turns a NumPy array into the kind of ``value``, sharing its memory."""
+    if _is_tensor(value):
+        from_numpy: Callable[[Host], Array] = sys.modules["torch"].from_numpy
+        return from_numpy
     if isinstance(value, np.ndarray):
         return lambda array: array
-    if type(value).__module__.partition(".")[0] == "torch":
-        import torch
-
-        from_numpy: Callable[[Host], Array] = torch.from_numpy
-        return from_numpy
     namespace = getattr(value, "__array_namespace__", None)
     if namespace is not None:
         from_dlpack: Callable[[Host], Array] = namespace().from_dlpack
@@ -70,6 +82,10 @@ def expect(name: str, value: Array, dtype: npt.DTypeLike, shape: str, ndim: int 
     ``shape`` is what the error shows, such as ``[P, G]``; ``ndim`` None skips the axis count.
     """
     array = to_host(name, value)
+    if array.dtype is _DTYPES.get(dtype) and array.ndim == ndim:
+        flags = array.flags
+        if flags.c_contiguous and flags.aligned:
+            return array
     wanted = np.dtype(dtype)
     if array.dtype != wanted:
         mend = f"try {name}.astype(np.{wanted.name})"
@@ -100,6 +116,32 @@ def expect(name: str, value: Array, dtype: npt.DTypeLike, shape: str, ndim: int 
     return array
 
 
+def expect_weights(name: str, value: Array, shape: str) -> Host:
+    """Weights [P, n]: float32, or the bits of bf16 as uint16 (the upper half of a float32).
+
+    bf16 comes as a torch.bfloat16 tensor, as ml_dtypes.bfloat16 or as uint16 itself.
+    """
+    dtype = getattr(value, "dtype", None)
+    if dtype == np.float32:
+        return expect(name, value, np.float32, shape, 2)
+    if str(dtype) in ("bfloat16", "torch.bfloat16"):
+        value = _bits_of_bf16(name, value)
+    is_bits = getattr(value, "dtype", None) == np.uint16
+    return expect(name, value, np.uint16 if is_bits else np.float32, shape, 2)
+
+
+def _bits_of_bf16(name: str, value: Array) -> Host:
+    if isinstance(value, np.ndarray):
+        return value.view(np.uint16)
+    import torch
+
+    if value.requires_grad:
+        raise ArgumentError(
+            message(name, "a tensor without grad", "requires_grad=True", f"try {name}.detach()")
+        )
+    return to_host(name, value.view(torch.uint16))
+
+
 def expect_shape(name: str, array: Host, shape: str, expected: tuple[int, ...]) -> None:
     """Raises ShapeError unless ``array`` has exactly the ``expected`` shape."""
     if array.shape != expected:
@@ -117,20 +159,27 @@ def expect_range(name: str, array: Host, least: int, most: int, what: str) -> No
 
 def empty(shape: tuple[int, ...], dtype: npt.DTypeLike, what: str) -> Host:
     """A new array that a kernel writes in full (tests fill it with NaN to prove that)."""
-    check_fits(int(np.prod(shape, dtype=object)) * np.dtype(dtype).itemsize, what)
+    if math.prod(shape) >= _SURELY_SMALL:
+        check_fits(math.prod(map(int, shape)) * np.dtype(dtype).itemsize, what)
     return np.empty(shape, dtype)
 
 
 def output(
-    out: Array | None, shape: tuple[int, ...], letters: str, *, in_place: str = "", **inputs: Host
+    out: Array | None,
+    shape: tuple[int, ...],
+    letters: str,
+    *,
+    dtype: npt.DTypeLike = np.float32,
+    in_place: str = "",
+    **inputs: Host,
 ) -> Host:
-    """``out`` after checks, or a new float32 array of ``shape``.
+    """``out`` after checks, or a new array of ``shape``.
 
     The ``inputs`` must lie apart from ``out``; the one that ``in_place`` names may be ``out``.
     """
     if out is None:
-        return empty(shape, np.float32, f"out {letters}")
-    array = expect("out", out, np.float32, letters, len(shape))
+        return empty(shape, dtype, f"out {letters}")
+    array = expect("out", out, dtype, letters, len(shape))
     expect_shape("out", array, letters, shape)
     expect_writable(array)
     for name, given in inputs.items():

@@ -3,15 +3,26 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from evokern._arrays import Array, Host, expect, expect_range, expect_shape, to_host
+from evokern import _values
+from evokern._arrays import (
+    Array,
+    Host,
+    expect,
+    expect_range,
+    expect_shape,
+    expect_weights,
+    to_host,
+)
 from evokern._values import one_of
 from evokern.errors import ArgumentError, BackendError, DtypeError, LayoutError, ShapeError, message
-from evokern.layout import GenomeLayout
+from evokern.layout import GenomeLayout, size_of
 from evokern.network import Network
 from evokern.rules import PRECISIONS
 
@@ -88,6 +99,37 @@ def expect_apart(out: Host, genomes: Host, parents: Host, rows: Host | None) -> 
         raise ArgumentError(message("out", "memory apart from genomes", "an overlap", mend))
 
 
+def layer_weights(w: Array, b: Array | None, shape: str) -> tuple[Host, Host | None]:
+    """Weights [P, I, O], each [I, O] in one piece, and bias [P, O] if any."""
+    weights = expect("w", w, np.float32, shape, 3)
+    population, inputs, outputs = weights.shape
+    if inputs < 1:
+        wanted = f"{shape} with at least one row"
+        raise ShapeError(message("w", wanted, f"{list(weights.shape)}"))
+    if weights.size and inputs > 1 and weights.strides[1] != outputs * 4:
+        mend = "try np.ascontiguousarray(w)"
+        wanted = f"{shape}, each individual's in one piece"
+        raise LayoutError(message("w", wanted, f"strides {weights.strides} bytes", mend))
+    if b is None:
+        return weights, None
+    bias = expect("b", b, np.float32, "[P, O]", 2)
+    expect_shape("b", bias, "[P, O]", (population, outputs))
+    return weights, bias
+
+
+def apart(bias: Host | None) -> dict[str, Any]:
+    return {} if bias is None else {"b": bias}
+
+
+def square_kernel(rows: int, channels: int) -> int:
+    """The kernel that has ``rows`` weights for ``channels`` channels."""
+    kernel = math.isqrt(rows // max(1, channels))
+    if channels * kernel * kernel != rows:
+        got = f"{rows} rows for {channels} channels"
+        raise ShapeError(message("w", "[P, C*K*K, O]", got, "pass kernel=(height, width)"))
+    return kernel
+
+
 def slots_of(index: Array | None, population: int) -> Host:
     if index is None:
         return np.arange(population, dtype=np.int32)
@@ -117,20 +159,102 @@ def batch_of(x: Host, sample: tuple[int, ...], slots: int) -> int:
     return int(batch)
 
 
+@dataclass(frozen=True)
+class Evaluation:
+    """Checked arguments of an evaluation, as back ends take them.
+
+    ``banks``: one array [P_l, G_l] per layer with parameters; ``index`` int32 [L, S]: the row of
+    each bank that each slot runs. x keeps its batch axes' strides.
+    """
+
+    banks: list[Host]
+    index: Host
+    x: Host
+    slots: int
+    batch: int
+
+
 def evaluation(
-    genomes: Array, network: Network, x: Array, index: Array | None
-) -> tuple[Host, Host, Host, int]:
-    """Checked genomes [P, G], index [S], x and B. x keeps its batch axes' strides."""
+    genomes: Array, network: Network, x: Array, index: Array | None, x_scale: float | None
+) -> Evaluation:
     if not isinstance(network, Network):
         raise DtypeError(message("network", "an evokern Network", type(network).__name__))
-    genes = network.layout.size
-    pool = expect("genomes", genomes, np.float32, f"[P, G={genes}]", 2)
-    expect_shape("genomes", pool, "[P, G]", (len(pool), genes))
-    values = expect("x", x, np.float32, f"[B, {network.input_shape}]", None)
-    slots = slots_of(index, len(pool))
-    batch = batch_of(values, network.input_shape, len(slots))
+    if isinstance(genomes, list | tuple):
+        banks, rows = _banks(genomes, network, index)
+    else:
+        banks, rows = _views(genomes, network, index)
+    slots = rows.shape[1]
+    values = _inputs(x, network, x_scale)
+    batch = batch_of(values, network.input_shape, slots)
     merged("x", values, values.ndim - len(network.input_shape))
-    return pool, slots, values, batch
+    return Evaluation(banks, rows, values, slots, batch)
+
+
+def _views(genomes: Array, network: Network, index: Array | None) -> tuple[list[Host], Host]:
+    """One bank of whole genomes [P, G] as views per layer, and index [L, S]."""
+    layout = network.layout
+    pool = expect_weights("genomes", genomes, f"[P, G={layout.size}]")
+    expect_shape("genomes", pool, "[P, G]", (len(pool), layout.size))
+    ends = (*layout.offsets[1:], layout.size)
+    banks = [pool[:, a:b] for a, b in zip(layout.offsets, ends, strict=False)]
+    if index is not None and np.ndim(index) == 2:
+        return banks, _layer_index(index, [len(pool)] * len(banks))
+    slots = slots_of(index, len(pool))
+    return banks, slots[None].repeat(max(1, len(banks)), axis=0)
+
+
+def _banks(
+    genomes: Sequence[Array], network: Network, index: Array | None
+) -> tuple[list[Host], Host]:
+    """One bank [P_l, G_l] per layer with parameters, and index [L, S]."""
+    blocks = network.layout.blocks
+    if len(genomes) != len(blocks):
+        wanted = f"one bank per layer with parameters ({len(blocks)})"
+        raise ShapeError(message("genomes", wanted, f"{len(genomes)} banks"))
+    banks = []
+    for number, (bank, block) in enumerate(zip(genomes, blocks, strict=True)):
+        name = f"genomes[{number}]"
+        array = expect_weights(name, bank, f"[P_l, G_l={size_of(block)}]")
+        expect_shape(name, array, "[P_l, G_l]", (len(array), size_of(block)))
+        banks.append(array)
+    if len({bank.dtype for bank in banks}) > 1:
+        got = ", ".join(str(bank.dtype) for bank in banks)
+        raise DtypeError(message("genomes", "banks of one type", got))
+    heights = [len(bank) for bank in banks]
+    if index is None:
+        if len(set(heights)) > 1:
+            mend = "pass index int32 [layers, S]"
+            raise ShapeError(
+                message("genomes", "banks of one height without index", f"{heights}", mend)
+            )
+        index = np.arange(heights[0], dtype=np.int32)
+    if np.ndim(index) == 1:
+        slots = slots_of(index, min(heights))
+        return banks, slots[None].repeat(len(banks), axis=0)
+    return banks, _layer_index(index, heights)
+
+
+def _layer_index(index: Array, heights: list[int]) -> Host:
+    layers = len(heights)
+    rows = expect("index", index, np.int32, f"[S] or [layers={layers}, S]", 2)
+    expect_shape("index", rows, "[layers, S]", (layers, rows.shape[1]))
+    for number, height in enumerate(heights):
+        expect_range(f"index[{number}]", rows[number], 0, height - 1, f"rows of bank {number}")
+    return rows
+
+
+def _inputs(x: Array, network: Network, x_scale: float | None) -> Host:
+    shape = f"[B, {network.input_shape}]"
+    if to_host("x", x).dtype != np.uint8:
+        if x_scale is not None:
+            got = f"x_scale={x_scale!r} for {to_host('x', x).dtype}"
+            raise ArgumentError(message("x_scale", "None unless x is uint8", got))
+        return expect("x", x, np.float32, shape, None)
+    if x_scale is None:
+        mend = "pass x_scale, such as 1/255"
+        raise ArgumentError(message("x_scale", "a number for x of uint8", "None", mend))
+    _values.number("x_scale", x_scale)
+    return expect("x", x, np.uint8, shape, None)
 
 
 def merged(name: str, array: Host, axis: int) -> Host:

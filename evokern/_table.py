@@ -48,12 +48,17 @@ TABLE: dict[str, Op] = {
     "crossover_mutate": _row("variation", "crossover_mutate"),
     "mutate_sigma": _row("variation", "mutate_sigma"),
     "replay": _row("lineage", "replay"),
-    "dense_forward": _row("network", "dense_forward"),
+    "dense_forward": _row("layers", "dense_forward"),
     "max_pool2d": _row("pool", "max_pool2d"),
     "avg_pool2d": _row("pool", "avg_pool2d"),
-    "affine": _row("network", "affine"),
+    "affine": _row("layers", "affine"),
+    "conv2d_forward": _row("layers", "conv2d_forward"),
+    "global_avg_pool": _row("pool", "global_avg_pool"),
+    "residual": _row("layers", "residual"),
     "network_forward": _row("network", "network_forward"),
     "network_loss": _row("network", "network_loss"),
+    "nes_sample": _row("categorical", "nes_sample"),
+    "nes_update": _row("categorical", "nes_update"),
 }
 
 

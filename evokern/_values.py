@@ -20,6 +20,8 @@ def one_of(name: str, value: str, names: tuple[str, ...]) -> None:
 
 
 def integer(name: str, value: int, least: int, most: int) -> int:
+    if type(value) is int and least <= value <= most:
+        return value
     if isinstance(value, bool) or not isinstance(value, (int, np.integer)):
         raise DtypeError(message(name, "an int", f"{type(value).__name__} {value!r}"))
     if not least <= value <= most:
@@ -46,6 +48,8 @@ def share(name: str, value: float) -> float:
 
 
 def finite(name: str, value: float) -> float:
+    if type(value) is float and 0.0 <= value < math.inf:
+        return value
     number(name, value)
     if not (math.isfinite(value) and value >= 0):
         raise ArgumentError(message(name, "a finite number >= 0", repr(value)))

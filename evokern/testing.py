@@ -17,7 +17,20 @@ import numpy.typing as npt
 
 from evokern import _arrays
 from evokern.errors import ArgumentError, DataError, message
-from evokern.network import Activation, AvgPool2d, Dense, Flatten, MaxPool2d, Network, Pool2d
+from evokern.network import (
+    Activation,
+    Affine,
+    AvgPool2d,
+    Conv2d,
+    Dense,
+    Elman,
+    Flatten,
+    GlobalAvgPool,
+    Layer,
+    MaxPool2d,
+    Network,
+    Residual,
+)
 from evokern.rules import PRECISIONS, Precision
 
 F64 = npt.NDArray[np.float64]
@@ -40,22 +53,33 @@ class Bounded(NamedTuple):
     bound: F64
 
 
+class _Rounding(NamedTuple):
+    """Relative rounding of a product's factors, and whether errors grow with sqrt(k) only."""
+
+    inputs: float
+    zero_mean: bool
+
+
 def error_bound(
     network: Network,
     genomes: npt.NDArray[np.float32],
-    x: npt.NDArray[np.float32],
+    x: npt.NDArray[np.float32] | npt.NDArray[np.uint8],
     *,
     index: npt.NDArray[np.int32] | None = None,
     precision: Precision = "fp32",
+    x_scale: float | None = None,
     zero_mean: bool = False,
 ) -> Bounded:
     """The network's outputs in float64 and a bound on a kernel's error: [S, B, *output_shape].
 
     The bound is carried along the layers (design section 5). It counts one rounding per operation
-    and, for bf16 and tf32, the rounding of every dense layer's inputs and weights.
+    and, for bf16 and tf32, the rounding of the inputs and weights of every dense, convolutional
+    and recurrent layer.
 
     Args:
-        network, genomes, x, index: as in ``ops.network_forward``.
+        network, x, x_scale: as in ``ops.network_forward``.
+        genomes: float32 [P, G].
+        index: int32 [S], the individual each slot runs; None means S = P, one each.
         precision: what the kernel computes in.
         zero_mean: the data are independent with mean 0, so that the errors of k sums grow with
             sqrt(k) and not with k.
@@ -65,25 +89,19 @@ def error_bound(
     """
     if precision not in PRECISIONS:
         raise ArgumentError(message("precision", f"one of {list(PRECISIONS)}", repr(precision)))
-    rounding = _INPUT_ROUNDING[precision]
+    rounding = _Rounding(_INPUT_ROUNDING[precision], zero_mean)
     slots = np.arange(len(genomes)) if index is None else index
     shared = x.ndim == 1 + len(network.input_shape)
     results = []
     for slot, individual in enumerate(slots):
         values = np.asarray(x if shared else x[slot], np.float64)
-        current = Bounded(values, rounding * np.abs(values))
+        entry = rounding.inputs
+        if x_scale is not None:
+            values = values * float(np.float32(x_scale))
+            entry += _UNIT
         parameters = iter(network.layout.split(genomes[individual].astype(np.float64)))
-        for layer in network.layers:
-            if isinstance(layer, Dense):
-                current = _dense(current, *next(parameters), rounding, zero_mean)
-                current = _activation(current, layer.activation, layer.negative_slope)
-            elif isinstance(layer, Activation):
-                current = _activation(current, layer.name, layer.negative_slope)
-            elif isinstance(layer, Flatten):
-                current = Bounded(*(part.reshape(len(part), -1) for part in current))
-            else:
-                current = _pool(current, layer)
-        results.append(current)
+        start = Bounded(values, entry * np.abs(values))
+        results.append(_along(network.layers, start, parameters, rounding))
     shape = (len(slots), x.shape[-1 - len(network.input_shape)], *network.output_shape)
     values, bounds = (np.array([r[i] for r in results]).reshape(shape) for i in range(2))
     return Bounded(values, bounds)
@@ -168,13 +186,84 @@ def require_data(name: str) -> Any:
         pytest.skip(f"not in the data cache (make data): {error}")
 
 
-def _dense(x: Bounded, w: F64, b: F64, rounding: float, zero_mean: bool) -> Bounded:
-    inputs = len(w)
-    count = (2 * math.sqrt(inputs) if zero_mean else inputs) + 4
+def _along(
+    layers: tuple[Layer, ...], x: Bounded, parameters: Iterator[tuple[F64, ...]], by: _Rounding
+) -> Bounded:
+    """x [B, ...] through the layers, which take their parameters in genome order."""
+    for layer in layers:
+        match layer:
+            case Dense():
+                x = _dense(x, *_with_bias(next(parameters)), by)
+            case Conv2d():
+                x = _conv2d(x, layer, *_with_bias(next(parameters)), by)
+            case Affine():
+                x = _affine(x, by, *next(parameters))
+            case Elman():
+                x = _elman(x, layer, by, *next(parameters))
+            case Residual():
+                body = _along(layer.body, x, parameters, by)
+                shortcut = _along(layer.shortcut or (), x, parameters, by)
+                y = body.value + shortcut.value
+                x = Bounded(y, body.bound + shortcut.bound + _UNIT * np.abs(y))
+            case Flatten():
+                x = Bounded(*(part.reshape(len(part), -1) for part in x))
+            case MaxPool2d() | AvgPool2d() | GlobalAvgPool():
+                x = _pool(x, layer)
+            case Activation():
+                x = _activation(x, layer.name, layer.negative_slope)
+        if isinstance(layer, Dense | Conv2d | Affine | Residual):
+            x = _activation(x, layer.activation, layer.negative_slope)
+    return x
+
+
+def _with_bias(parts: tuple[F64, ...]) -> tuple[F64, F64]:
+    return parts[0], parts[1] if len(parts) > 1 else np.zeros(parts[0].shape[1])
+
+
+def _roundings(products: int, by: _Rounding) -> float:
+    """c(k) of design section 5: roundings that a sum of so many products counts for."""
+    return (2 * math.sqrt(products) if by.zero_mean else products) + 4
+
+
+def _dense(x: Bounded, w: F64, b: F64, by: _Rounding) -> Bounded:
     products = np.abs(x.value) @ np.abs(w)
     sums = _UNIT * (products + np.abs(b)) + _SMALLEST_NORMAL
-    bound = x.bound @ np.abs(w) + count * sums + 2 * rounding * products
-    return Bounded(x.value @ w + b, bound)
+    rounded = _roundings(len(w), by) * sums + 2 * by.inputs * products
+    return Bounded(x.value @ w + b, x.bound @ np.abs(w) + rounded)
+
+
+def _conv2d(x: Bounded, layer: Conv2d, w: F64, b: F64, by: _Rounding) -> Bounded:
+    """A dense layer for each window."""
+    windows = [_windows(part, layer.geometry(), 0) for part in x]
+    batch, _, height, width = windows[0].shape[:4]
+    rows = [part.transpose(0, 2, 3, 1, 4, 5).reshape(-1, len(w)) for part in windows]
+    sums = _dense(Bounded(*rows), w, b, by)
+    return Bounded(*(part.reshape(batch, height, width, -1).transpose(0, 3, 1, 2) for part in sums))
+
+
+def _affine(x: Bounded, by: _Rounding, scale: F64, shift: F64) -> Bounded:
+    """A dense layer with one input for each channel, without rounded factors."""
+    shape = (len(scale), *(1 for _ in x.value.shape[2:]))
+    scale, shift = scale.reshape(shape), shift.reshape(shape)
+    products = np.abs(x.value * scale)
+    sums = _UNIT * (products + np.abs(shift)) + _SMALLEST_NORMAL
+    bound = x.bound * np.abs(scale) + _roundings(1, by) * sums
+    return Bounded(x.value * scale + shift, bound)
+
+
+def _elman(x: Bounded, layer: Elman, by: _Rounding, w_in: F64, w_rec: F64, b: F64) -> Bounded:
+    """Every step is a dense layer whose inputs are x_t and the state before."""
+    w = np.concatenate([w_in, w_rec])
+    state = Bounded(*(np.zeros((len(part), layer.outputs)) for part in x))
+    states = []
+    for step in range(x.value.shape[1]):
+        pairs = zip(x, state, strict=True)
+        inputs = Bounded(*(np.concatenate([part[:, step], h], axis=1) for part, h in pairs))
+        state = _activation(_dense(inputs, w, b, by), layer.activation, layer.negative_slope)
+        states.append(state)
+    if not layer.return_sequence:
+        return state
+    return Bounded(*(np.stack(parts, axis=1) for parts in zip(*states, strict=True)))
 
 
 def _activation(x: Bounded, name: str, slope: float) -> Bounded:
@@ -207,22 +296,31 @@ def _activate(name: str, x: F64, slope: float) -> F64:
     return x
 
 
-def _pool(x: Bounded, layer: MaxPool2d | AvgPool2d) -> Bounded:
-    if isinstance(layer, MaxPool2d):
-        value = _windows(x.value, layer, -np.inf).max((-2, -1))
-        return Bounded(value, _windows(x.bound, layer, 0).max((-2, -1)))
-    padding = 1.0 if layer.count_include_pad else 0.0
-    sizes = _windows(np.ones_like(x.value), layer, padding).sum((-2, -1))
-    windows = _windows(x.value, layer, 0)
+def _pool(x: Bounded, layer: MaxPool2d | AvgPool2d | GlobalAvgPool) -> Bounded:
+    if isinstance(layer, GlobalAvgPool):
+        height, width = x.value.shape[2:]
+        means = _mean(x, (height, width, 1, 1, 0, 0), 1.0)
+        return Bounded(*(part[..., 0, 0] for part in means))
+    geometry = layer.geometry()
+    if isinstance(layer, AvgPool2d):
+        return _mean(x, geometry, 1.0 if layer.count_include_pad else 0.0)
+    value = _windows(x.value, geometry, -np.inf).max((-2, -1))
+    return Bounded(value, _windows(x.bound, geometry, 0).max((-2, -1)))
+
+
+def _mean(x: Bounded, geometry: tuple[int, ...], padding: float) -> Bounded:
+    """Means over windows, where an element of the padding counts as so many."""
+    sizes = _windows(np.ones_like(x.value), geometry, padding).sum((-2, -1))
+    windows = _windows(x.value, geometry, 0)
     means = np.abs(windows).sum((-2, -1)) / sizes
-    bound = _windows(x.bound, layer, 0).sum((-2, -1)) / sizes
+    bound = _windows(x.bound, geometry, 0).sum((-2, -1)) / sizes
     count = windows.shape[-2] * windows.shape[-1] + 1
     return Bounded(windows.sum((-2, -1)) / sizes, bound + count * _UNIT * means)
 
 
-def _windows(x: F64, layer: Pool2d, padding: float) -> F64:
+def _windows(x: F64, geometry: tuple[int, ...], padding: float) -> F64:
     """x [B, C, H, W] -> [B, C, H', W', kernel height, kernel width]."""
-    kh, kw, sh, sw, ph, pw = layer.geometry()
+    kh, kw, sh, sw, ph, pw = geometry
     padded = np.pad(x, ((0, 0), (0, 0), (ph, ph), (pw, pw)), constant_values=padding)
     windows = np.lib.stride_tricks.sliding_window_view(padded, (kh, kw), axis=(-2, -1))
     return windows[:, :, ::sh, ::sw]

@@ -1,4 +1,8 @@
-"""Calls of the ops of networks, odd in size, memory or value."""
+"""Calls of the ops of whole networks, odd in size, memory or value.
+
+``CASES`` take genomes float32 [P, G] and x float32. ``FORMS`` are the same ops with a bank per
+layer, genomes stored as bf16, x of bytes, and the bf16 calls of single layers.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +10,7 @@ import itertools
 from collections.abc import Iterator
 from typing import Any
 
+import cases_layers
 import numpy as np
 from cases import (
     MEMORY,
@@ -20,189 +25,13 @@ from cases import (
     small_numbers,
     special_numbers,
 )
+from cases_layers import NEW_LAYERS, some_index
+from networks import FLAT, LAYERED, NATURE, WIDE, mlp
 
-from evokern.network import (
-    ACTIVATIONS,
-    Activation,
-    AvgPool2d,
-    Dense,
-    Flatten,
-    MaxPool2d,
-    Network,
-    pool_output,
-)
+from evokern.layout import size_of
+from evokern.network import Dense, Flatten, Network
 
-
-def _index(slots: int, population: int) -> np.ndarray:
-    """Individuals for slots, with repeats and omissions."""
-    return (np.arange(slots) * 3 % max(population - 1, 1)).astype(np.int32)[::-1].copy()
-
-
-def _dense(
-    slots: int = 3,
-    batch: int = 5,
-    inputs: int = 7,
-    outputs: int = 4,
-    *,
-    shared: bool = False,
-    indexed: bool = True,
-    values: Values = numbers,
-    memory: str = "aligned rows",
-    out_memory: str | None = None,
-    **options: Any,
-) -> Call:
-    population = 4 if indexed else slots
-    x = MEMORY[memory](values(*(() if shared else (slots,)), batch, inputs))
-    w = in_rows(values(population, inputs, outputs), 2, memory)
-    b = MEMORY[memory](values(population, outputs))
-    if indexed:
-        options["index"] = _index(slots, population)
-    if out_memory is not None:
-        options["out"] = MEMORY[out_memory](np.zeros((slots, batch, outputs), F))
-    return (x, w, b), options
-
-
-def dense_forward_cases() -> Iterator[Case]:
-    case = case_maker("dense_forward", _dense)
-    for activation, values in itertools.product(ACTIVATIONS, (numbers, special_numbers)):
-        yield case(f"{activation}, {values.__name__}", activation=activation, values=values)
-    for slope in (0.25, 0.0, -1.5, 1e-40):
-        yield case(f"slope {slope}", activation="leaky_relu", negative_slope=slope)
-    for inputs in (*ODD_SIZES, 127, 128, 129):
-        yield case(f"{inputs} inputs", inputs=inputs)
-    for outputs, batch in itertools.product(range(1, 26), (7, 35)):
-        yield case(f"{outputs} outputs, batch {batch}", 2, batch, 300, outputs, activation="relu")
-    for batch in (*ODD_SIZES, 31, 32, 33, 63, 64, 65, 130):
-        yield case(f"batch {batch}", batch=batch)
-    for inputs, outputs in ((4096, 1), (1, 4096), (4096, 7), (1000, 129), (129, 1000)):
-        yield case(f"{inputs} to {outputs}", 1, 3, inputs, outputs)
-    for slots, shared in itertools.product((0, *ODD_SIZES), (False, True)):
-        yield case(f"{slots} slots, shared={shared}", slots, 2, 3, 2, shared=shared)
-    for memory, shared in itertools.product(MEMORY, (False, True)):
-        yield case(f"{memory}, shared={shared}", memory=memory, shared=shared, batch=35)
-    for memory in MEMORY:
-        yield case(f"out {memory}", out_memory=memory, batch=35)
-    yield case("no index", indexed=False)
-    yield case("small", values=small_numbers)
-    for inputs, outputs in ((1, 1), (2, 3), (7, 4), (129, 5), (300, 13)):
-        yield case(f"bf16, {inputs} to {outputs}", 3, 35, inputs, outputs, precision="bf16")
-    for activation in ACTIVATIONS:
-        yield case(f"bf16, {activation}", activation=activation, precision="bf16")
-    yield case("bf16, special", values=special_numbers, precision="bf16")
-
-
-_GEOMETRIES = [
-    (1,),
-    (2,),
-    (3, 1),
-    (2, 3),
-    (3, 2, 1),
-    ((3, 2), (1, 2), (1, 1)),
-    ((2, 5), (3, 1), (1, 0)),
-    (5, 5, 2),
-    ((9, 7), None, 0),
-]
-
-
-def _images(
-    *geometry: Any,
-    shape: tuple[int, ...] = (2, 3, 9, 7),
-    values: Values = numbers,
-    memory: str = "aligned rows",
-    out_pad: tuple[int, int, int] | None = None,
-    **options: Any,
-) -> Call:
-    if out_pad is not None:
-        size = pool_output(MaxPool2d(*geometry), *shape[-2:])
-        whole = np.full(np.add((*shape[:-2], *size), (0, *out_pad)), np.nan, F)
-        options["out"] = whole[:, : shape[1], : size[0], : size[1]]
-    return (MEMORY[memory](values(*shape)), *geometry), options
-
-
-def pool_cases(op: str, options: list[dict[str, bool]]) -> Iterator[Case]:
-    case = case_maker(op, _images)
-    for geometry, values, option in itertools.product(
-        _GEOMETRIES, (numbers, special_numbers), options
-    ):
-        yield case(f"{geometry}, {values.__name__}, {option}", *geometry, values=values, **option)
-    for shape in ((1, 1, 1), (0, 4, 4), (1, 9, 7), (2, 2, 3, 9, 7), (17, 3, 2, 2), (0, 2, 3, 3)):
-        yield case(f"{shape}", 1, shape=shape)
-    for memory in MEMORY:
-        yield case(f"{memory}", 3, 2, 1, memory=memory)
-    for out_pad in ((0, 0, 0), (0, 0, 1), (0, 2, 0), (1, 0, 0)):
-        yield case(f"out with gaps {out_pad}", 3, 2, 1, out_pad=out_pad)
-    yield case("small", 2, values=small_numbers)
-
-
-def _channels(
-    *shape: int,
-    indexed: bool = True,
-    in_place: bool = False,
-    values: Values = numbers,
-    memory: str = "aligned rows",
-    out_memory: str | None = None,
-) -> Call:
-    slots, channels = shape[0], shape[2]
-    population = 4 if indexed else slots
-    x = in_rows(values(*shape), max(len(shape) - 3, 1), memory)
-    options: dict[str, Any] = {"index": _index(slots, population)} if indexed else {}
-    if in_place:
-        options["out"] = x
-    if out_memory is not None:
-        options["out"] = in_rows(np.zeros(shape, F), max(len(shape) - 3, 1), out_memory)
-    scale, shift = (MEMORY[memory](values(population, channels)) for _ in range(2))
-    return (x, scale, shift), options
-
-
-def affine_cases() -> Iterator[Case]:
-    case = case_maker("affine", _channels)
-    for shape in ((2, 3, 5), (2, 3, 5, 4), (2, 1, 3, 5, 4), (3, 2, 257), (2, 2, 1, 255), (1, 1, 1)):
-        yield case(f"{shape}", *shape)
-        yield case(f"{shape}, in place", *shape, in_place=True)
-    for shape in ((0, 3, 5), (2, 0, 5), (2, 3, 0)):
-        yield case(f"{shape}", *shape)
-    for memory, shape in itertools.product(MEMORY, ((3, 4, 5), (3, 4, 5, 2, 3))):
-        yield case(f"{memory}, {shape}", *shape, memory=memory)
-        yield case(f"out {memory}, {shape}", *shape, out_memory=memory)
-    yield case("no index", 3, 2, 5, indexed=False)
-    yield case("special", 9, 3, 33, values=special_numbers)
-    yield case("small", 9, 3, 33, values=small_numbers)
-
-
-def _mlp(layers: int) -> Network:
-    widths = [(7 * i) % 19 + 1 for i in range(1, layers)]
-    return Network.mlp(5, widths, 3, "tanh")
-
-
-NETWORKS = {
-    "no layers": Network((), (5,)),
-    "image without layers": Network((), (2, 3, 2)),
-    "flatten": Network((Flatten(),), (2, 3, 2)),
-    "pools": Network((MaxPool2d(2, 1), AvgPool2d((1, 2), padding=(0, 1))), (2, 4, 5)),
-    "activations": Network((Activation("tanh"), Activation("leaky_relu", 0.3)), (17,)),
-    "head": Network(
-        (
-            Activation("leaky_relu", 0.5),
-            MaxPool2d(3, 2, 1),
-            AvgPool2d(2, 1, 1, count_include_pad=False),
-            Activation("gelu"),
-            Flatten(),
-            Dense(17, "silu"),
-            Activation("sigmoid"),
-            Dense(5),
-        ),
-        (2, 9, 7),
-    ),
-    "all activations": Network(tuple(Dense(11, name) for name in ACTIVATIONS), (6,)),
-    "thesis": Network(
-        (MaxPool2d(2), Flatten(), Dense(33, "relu"), Dense(17, "relu"), Dense(10)), (1, 12, 12)
-    ),
-    "widest in": Network((Dense(2, "relu"), Dense(130), Dense(1)), (4096,)),
-    "widest out": Network((Dense(4096, "relu"), Dense(2)), (1,)),
-    "wide": Network((Dense(129, "relu"), Dense(1000), Dense(1)), (300,)),
-    **{f"{n} dense layers": _mlp(n) for n in range(1, 13)},
-}
-WIDE = ("widest in", "widest out", "wide")
+NETWORKS = FLAT | LAYERED if NEW_LAYERS else FLAT
 
 
 def _evaluation(
@@ -223,38 +52,79 @@ def _evaluation(
     outer = (batch,) if shared else (slots, batch)
     x = in_rows(values(*outer, *network.input_shape), len(network.input_shape), x_memory)
     if indexed:
-        options["index"] = _index(slots, population)
+        options["index"] = some_index(slots, population)
     if out_pad is not None:
         whole = np.full((slots, batch + out_pad, *network.output_shape), np.nan, F)
         options["out"] = whole[:, :batch]
     return (genomes, network, x), options
 
 
+def few_special_numbers(*shape: int) -> np.ndarray:
+    """Mostly normals."""
+    return special_numbers(*shape, share=0.01)
+
+
 def network_forward_cases() -> Iterator[Case]:
     case = case_maker("network_forward", _evaluation)
-    for (name, network), precision in itertools.product(NETWORKS.items(), ("fp32", "bf16")):
+    for (name, network), precision in itertools.product(FLAT.items(), ("fp32", "bf16")):
         slots, batch = (2, 3) if name in WIDE else (5, 35)
         for shared in (True, False):
             text = f"{name}, shared={shared}, {precision}"
             yield case(text, network, slots, batch, shared=shared, precision=precision)
-    thesis, head = NETWORKS["thesis"], NETWORKS["head"]
+    thesis, head = FLAT["thesis"], FLAT["head"]
     for batch, shared in itertools.product(
         (*ODD_SIZES, 31, 32, 33, 63, 64, 65, 130), (True, False)
     ):
         yield case(f"batch {batch}, shared={shared}", thesis, 2, batch, shared=shared)
     for slots, shared in itertools.product((0, *ODD_SIZES), (True, False)):
-        yield case(f"{slots} slots, shared={shared}", _mlp(2), slots, 2, shared=shared)
+        yield case(f"{slots} slots, shared={shared}", mlp(2), slots, 2, shared=shared)
     for memory in MEMORY:
         yield case(f"genomes {memory}", thesis, memory=memory)
         yield case(f"x {memory}", head, x_memory=memory)
         yield case(f"x {memory}, per slot", head, x_memory=memory, shared=False)
     for name in ("thesis", "pools"):
-        yield case(f"out with gaps, {name}", NETWORKS[name], out_pad=3)
+        yield case(f"out with gaps, {name}", FLAT[name], out_pad=3)
     for values, precision in itertools.product((special_numbers, small_numbers), ("fp32", "bf16")):
         name = f"{values.__name__}, {precision}"
-        yield case(name, NETWORKS["all activations"], values=values, precision=precision)
-    yield case("special_numbers, pools", NETWORKS["pools"], values=special_numbers)
+        yield case(name, FLAT["all activations"], values=values, precision=precision)
+    yield case("special_numbers, pools", FLAT["pools"], values=special_numbers)
     yield case("no index", thesis, indexed=False)
+    if NEW_LAYERS:
+        yield from _layered_cases()
+
+
+_MIXED = ("residual images", "nested residuals", "elmans")
+_BATCHES = (1, 2, 5, 8, 9, 33)
+
+
+def _layered_cases() -> Iterator[Case]:
+    case = case_maker("network_forward", _evaluation)
+    for (name, network), precision in itertools.product(LAYERED.items(), ("fp32", "bf16")):
+        for shared, batch in ((True, 9), (False, 3)):
+            text = f"{name}, shared={shared}, {precision}"
+            yield case(text, network, 5, batch, shared=shared, precision=precision)
+    for name, network in LAYERED.items():
+        for values in (special_numbers, small_numbers):
+            yield case(f"{name}, {values.__name__}", network, 3, 5, values=values)
+        yield case(f"{name}, sparse NaN", network, 4, 5, shared=False, values=few_special_numbers)
+    for name, batch in itertools.product(_MIXED, _BATCHES):
+        for shared, precision in itertools.product((True, False), ("fp32", "bf16")):
+            options = {"shared": shared, "precision": precision}
+            yield case(f"{name}, batch {batch}, {options}", LAYERED[name], 2, batch, **options)
+    for name in _MIXED:
+        network = LAYERED[name]
+        for slots in (0, 1, 2, 17):
+            yield case(f"{name}, {slots} slots", network, slots, 3)
+        for memory in MEMORY:
+            yield case(f"{name}, genomes {memory}", network, 3, 5, memory=memory)
+            yield case(f"{name}, x {memory}", network, 3, 5, x_memory=memory)
+            yield case(
+                f"{name}, x {memory}, per slot", network, 3, 5, x_memory=memory, shared=False
+            )
+        yield case(f"{name}, no index", network, batch=3, indexed=False)
+    for name in ("conv, padded", "elman, sequence", "global pool"):
+        yield case(f"{name}, out with gaps", LAYERED[name], 3, 5, out_pad=3)
+    yield case("nature", NATURE, 2, 1)
 
 
 _LABELS = Network((Dense(9, "relu"), Dense(10)), (6,))
@@ -267,20 +137,24 @@ def _labelled(
     batch: int = 35,
     *,
     labels_shared: bool = True,
-    few_classes: bool = False,
+    few_classes: int = 0,
     label_type: type = np.int64,
+    make: Any = _evaluation,
     **options: Any,
 ) -> Call:
-    arguments, options = _evaluation(network, slots, batch, **options)
+    """``few_classes``: slots have that many classes or more, not all the same."""
+    arguments, options = make(network, slots, batch, **options)
     rng = np.random.default_rng([2, slots, batch])
     outer = (batch,) if labels_shared else (slots, batch)
     outputs = network.output_shape[0]
     if options.get("loss") == "mse":
         y = numbers(*outer, outputs)
     else:
-        y = rng.integers(0, 4 if few_classes else outputs, outer).astype(label_type)
+        y = rng.integers(0, few_classes or outputs, outer).astype(label_type)
     if few_classes:
-        options["classes"] = rng.integers(4, outputs + 1, slots, np.int32)
+        options["classes"] = rng.integers(few_classes, outputs + 1, slots, np.int32)
+        options["classes"][::2] = few_classes
+        options["classes"][1::4] = outputs
     return (*arguments, y), options
 
 
@@ -288,11 +162,13 @@ def network_loss_cases() -> Iterator[Case]:
     case = case_maker("network_loss", _labelled)
     flat = {name: network for name, network in NETWORKS.items() if len(network.output_shape) == 1}
     for (name, network), loss in itertools.product(flat.items(), ("cross_entropy", "mse")):
-        slots, batch = (2, 3) if name in WIDE else (5, 35)
+        slots, batch = (2, 3) if name in WIDE else (5, 9) if name in LAYERED else (5, 35)
         yield case(f"{name}, {loss}", network, slots, batch, loss=loss)
     axes = ("shared", "labels_shared", "few_classes")
     for choice, loss, precision in itertools.product(
-        itertools.product((True, False), repeat=3), ("cross_entropy", "mse"), ("fp32", "bf16")
+        itertools.product((True, False), (True, False), (4, 0)),
+        ("cross_entropy", "mse"),
+        ("fp32", "bf16"),
     ):
         options = dict(zip(axes, choice, strict=True)) | {"loss": loss, "precision": precision}
         yield case(", ".join(map(str, options.values())), **options)
@@ -301,7 +177,7 @@ def network_loss_cases() -> Iterator[Case]:
     ):
         yield case(f"batch {batch}, {loss}", batch=batch, loss=loss)
     for slots in (0, *ODD_SIZES):
-        yield case(f"{slots} slots", slots=slots, batch=3, few_classes=True)
+        yield case(f"{slots} slots", slots=slots, batch=3, few_classes=4)
     for label_type in _LABEL_TYPES:
         yield case(f"labels {label_type.__name__}", label_type=label_type, labels_shared=False)
     for memory in MEMORY:
@@ -310,17 +186,135 @@ def network_loss_cases() -> Iterator[Case]:
         (special_numbers, small_numbers), ("cross_entropy", "mse")
     ):
         yield case(f"{values.__name__}, {loss}", values=values, loss=loss)
-        logits = NETWORKS["no layers"]
+        logits = FLAT["no layers"]
         yield case(f"{values.__name__} as logits, {loss}", logits, values=values, loss=loss)
-        options = {"values": values, "loss": loss, "few_classes": True}
+        options = {"values": values, "loss": loss, "few_classes": 4}
         yield case(f"{values.__name__} as logits, {loss}, classes", logits, **options)
+    if NEW_LAYERS:
+        network = LAYERED["convs and pools"]
+        for batch, classes in itertools.product(_BATCHES, (0, 3)):
+            options = {"few_classes": classes, "shared": False, "labels_shared": False}
+            yield case(f"26 classes, {classes} hidden, batch {batch}", network, 5, batch, **options)
 
 
-CASES = {
-    "dense_forward": list(dense_forward_cases()),
-    "max_pool2d": list(pool_cases("max_pool2d", [{}])),
-    "avg_pool2d": list(pool_cases("avg_pool2d", [{}, {"count_include_pad": False}])),
-    "affine": list(affine_cases()),
+def _form(
+    network: Network,
+    slots: int = 5,
+    batch: int = 5,
+    *,
+    shared: bool = True,
+    banks: bool = False,
+    indexed: bool = True,
+    stored: str = "float32",
+    values: Values = numbers,
+    memory: str = "aligned rows",
+    x_memory: str = "aligned rows",
+    **options: Any,
+) -> Call:
+    """``banks``: one per layer with its own height. ``x_scale`` in options: x is uint8."""
+    rng = np.random.default_rng([3, slots, batch])
+    sizes = [size_of(b) for b in network.layout.blocks] if banks else [network.layout.size]
+    heights = [2 + 3 * number % 5 if indexed else slots for number in range(len(sizes))]
+    genomes: list[np.ndarray] = []
+    for height, size in zip(heights, sizes, strict=True):
+        genes = values(height, size)
+        genes = (genes.view(np.uint32) >> 16).astype(np.uint16) if stored == "bf16" else genes
+        genomes.append(_in_memory(genes, memory))
+    if indexed:
+        rows = np.array([rng.integers(0, height, slots) for height in heights], np.int32)
+        options["index"] = rows if banks else rows[0]
+    outer = (batch,) if shared else (slots, batch)
+    if "x_scale" in options:
+        x = rng.integers(0, 256, (*outer, *network.input_shape), np.uint8)
+    else:
+        x = in_rows(values(*outer, *network.input_shape), len(network.input_shape), x_memory)
+    return (genomes if banks else genomes[0], network, x), options
+
+
+def _in_memory(genes: np.ndarray, memory: str) -> np.ndarray:
+    if genes.dtype == F:
+        return MEMORY[memory](genes)
+    # Rows of 16-bit numbers start at odd places.
+    pad = {"aligned rows": -genes.shape[1] % 32, "odd rows": 1}[memory]
+    return np.pad(genes, ((0, 0), (0, pad)))[:, : genes.shape[1]]
+
+
+_FORMED = (
+    *("dense without bias", "convs and pools", "affine of channels", "affine of features"),
+    *("residual images", "nested residuals", "elmans", "elman, sequence"),
+)
+
+
+def _form_options() -> Iterator[tuple[str, dict[str, Any]]]:
+    for banks, stored, scale, precision in itertools.product(
+        (False, True), ("float32", "bf16"), (None, 1 / 255), ("fp32", "bf16")
+    ):
+        options: dict[str, Any] = {"banks": banks, "stored": stored, "precision": precision}
+        if scale is not None:
+            options["x_scale"] = scale
+        yield f"banks={banks}, {stored} genomes, x_scale={scale}, {precision}", options
+
+
+def network_forward_forms() -> Iterator[Case]:
+    case = case_maker("network_forward", _form)
+    networks = {name: LAYERED[name] for name in _FORMED} | {"thesis": FLAT["thesis"]}
+    for (name, network), (text, options) in itertools.product(networks.items(), _form_options()):
+        yield case(f"{name}, {text}", network, **options)
+        yield case(f"{name}, {text}, per slot", network, 3, 2, shared=False, **options)
+    for batch, name in itertools.product((1, 8, 9, 33), ("thesis", "residual images")):
+        options = {"banks": True, "stored": "bf16", "x_scale": 0.1}
+        yield case(f"{name}, batch {batch}", networks[name], 3, batch, **options)
+    for scale in (1.0, 0.0, -3.5, 1e-45, 1e35):
+        yield case(f"x_scale {scale}", LAYERED["conv, padded"], x_scale=scale)
+    for name, values in itertools.product(_FORMED, (special_numbers, small_numbers)):
+        options = {"banks": True, "stored": "bf16", "values": values}
+        yield case(f"{name}, {values.__name__}", LAYERED[name], **options)
+    for memory in MEMORY:
+        yield case(f"banks {memory}", LAYERED["elmans"], banks=True, memory=memory)
+    for banks in (False, True):
+        options = {"banks": banks, "stored": "bf16", "memory": "odd rows"}
+        yield case(f"odd bf16 rows, banks={banks}", LAYERED["residual images"], **options)
+        yield case(f"no index, banks={banks}", LAYERED["elmans"], banks=banks, indexed=False)
+    yield case("image of bytes without layers", Network((), (2, 3, 2)), x_scale=0.5)
+    yield case("flat bytes", Network((Flatten(),), (2, 3, 2)), x_scale=0.5, shared=False)
+    for slots in (0, 1, 17):
+        yield case(f"{slots} slots", LAYERED["elmans"], slots, 2, banks=True)
+
+
+def network_loss_forms() -> Iterator[Case]:
+    case = case_maker("network_loss", _labelled)
+    for name in ("convs and pools", "elmans", "nested residuals"):
+        for text, options in _form_options():
+            for loss in ("cross_entropy", "mse"):
+                kept = options | {"make": _form, "loss": loss}
+                yield case(f"{name}, {text}, {loss}", LAYERED[name], 5, 9, **kept)
+    for shared, classes in itertools.product((False, True), (0, 3)):
+        options = {"banks": True, "shared": shared, "few_classes": classes}
+        network = LAYERED["convs and pools"]
+        yield case(f"{options}", network, 5, 33, make=_form, **options)
+
+
+def composed(genomes: np.ndarray | list[np.ndarray], index: np.ndarray | None) -> np.ndarray:
+    """The genome of every slot, float32 [S, G], from what the ops of networks take."""
+    banks = genomes if isinstance(genomes, list) else [genomes]
+    rows = np.arange(len(banks[0]))[None] if index is None else np.atleast_2d(index)
+    widened = [
+        (bank.astype(np.uint32) << 16).view(F) if bank.dtype == np.uint16 else bank
+        for bank in banks
+    ]
+    chosen = np.broadcast_to(rows, (len(banks), rows.shape[1]))
+    return np.concatenate([bank[row] for bank, row in zip(widened, chosen, strict=True)], axis=1)
+
+
+CASES = cases_layers.CASES | {
     "network_forward": list(network_forward_cases()),
     "network_loss": list(network_loss_cases()),
 }
+FORMS: dict[str, list[Case]] = {}
+if NEW_LAYERS:
+    FORMS = {
+        "dense_forward": list(cases_layers.dense_bf16_cases()),
+        "conv2d_forward": list(cases_layers.conv2d_bf16_cases()),
+        "network_forward": list(network_forward_forms()),
+        "network_loss": list(network_loss_forms()),
+    }

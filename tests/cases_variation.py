@@ -22,7 +22,7 @@ from cases import (
     subnormal_numbers,
 )
 
-from evokern.layout import DenseGenes, GenomeLayout
+from evokern.layout import AffineGenes, DenseGenes, ElmanGenes, GenomeLayout
 from evokern.rules import CROSSOVER_KINDS, DISTRIBUTIONS, INIT_SCHEMES
 
 LAYOUTS = {
@@ -34,6 +34,16 @@ LAYOUTS = {
     "257 genes": GenomeLayout((DenseGenes(2, 3), DenseGenes(3, 62))),
     "one input": GenomeLayout((DenseGenes(1, 75),)),
     "many units": GenomeLayout((DenseGenes(3, 7), DenseGenes(7, 130), DenseGenes(130, 2))),
+    "no bias": GenomeLayout((DenseGenes(5, 3, False), DenseGenes(1, 1, False), DenseGenes(3, 2))),
+    "convolution": GenomeLayout((DenseGenes(18, 5, False, 9), DenseGenes(5, 7, True, 1))),
+    "affine": GenomeLayout((AffineGenes(1), AffineGenes(7))),
+    "elman": GenomeLayout((ElmanGenes(1, 1), ElmanGenes(3, 5))),
+    "all kinds": GenomeLayout(
+        (
+            *(DenseGenes(9, 17, False, 9), AffineGenes(17), ElmanGenes(5, 33), AffineGenes(3)),
+            *(DenseGenes(33, 2), ElmanGenes(2, 3), DenseGenes(3, 1, False)),
+        )
+    ),
 }
 ROWS = LAYOUTS["257 genes"]
 
@@ -52,6 +62,9 @@ def init_genomes_cases() -> Iterator[Case]:
         yield case(f"n={n}", LAYOUTS["three genes"], n, scheme="torch")
     for seed in (0, 1, 2**32, 2**64 - 1):
         yield case(f"seed {seed}", ROWS, 2, scheme="lecun_normal", seed=seed)
+    for scheme, pad in itertools.product(INIT_SCHEMES, ((0, 1), (5, 2))):
+        layout = LAYOUTS["all kinds"]
+        yield case(f"all kinds, {scheme}, pad {pad}", layout, 2, pad, scheme=scheme)
     for first in (1, 2**32 - 2, 2**32 - 1):
         yield case(f"first {first}", ROWS, 4, first=first)
     for pad in ((0, 1), (1, 0), (7, 3)):
@@ -118,6 +131,7 @@ def crossover_mutate_cases() -> Iterator[Case]:
         yield case(f"{genes} genes, {kind}", genes, kind=kind)
     for name, layout in LAYOUTS.items():
         yield case(f"{name}, rows", layout=layout, kind="rows", parents=3, rate=0.7)
+        yield case(f"{name}, rows, two parents", layout=layout, kind="rows", mutation_rate=0.4)
     for slots in (0, *ODD_SIZES):
         yield case(f"{slots} slots", 6, slots)
     for kind in ("uniform", "arithmetic"):

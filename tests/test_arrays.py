@@ -65,7 +65,6 @@ def test_tensors_give_tensors(case: Case, torch: Any, monkeypatch: pytest.Monkey
 
     empty = _arrays.empty
     monkeypatch.setattr(_arrays, "empty", remember)
-    monkeypatch.setattr(ops, "empty", remember)
     call = (
         tuple(tensor(value) for value in arguments),
         {name: tensor(value) for name, value in options.items()},

@@ -298,6 +298,7 @@ class TestReport:
                 {"limit: multiply-add", "evokern population 8, batch 8"}
                 | {"evokern population 8, batch 64"},
             ),
+            ("nes", 3, {"limit: copy", "limit: copy past the cache", "evokern", "NumPy"}),
             ("limits", 1, {"limit: multiply-add", "limit: copy", "limit: read"}),
         ],
     )
@@ -322,6 +323,7 @@ class TestReport:
             ("network fp32, population 20, batch 40", 3),
             ("network bf16, population 20, batch 40", 1),
             ("variation, mutation only, population 20", 2),
+            ("nes, 12 x 3, 8 samples", 1),
         ],
     )
     def test_torch_takes_part(self, title: str, rivals_of_torch: int) -> None:

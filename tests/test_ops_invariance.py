@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 
+import cases_categorical
 import cases_lineage
 import cases_network
 import cases_variation
@@ -27,7 +28,7 @@ from evokern.testing import assert_same_bits, fill_outputs_with_nan
 
 pytestmark = pytest.mark.cpp
 
-CASES = cases_variation.CASES | cases_lineage.CASES | cases_network.CASES
+CASES = cases_variation.CASES | cases_lineage.CASES | cases_network.CASES | cases_categorical.CASES
 LARGE = ("long", "streamed", "130", "257", "wide", "4096")
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from functools import cache
 
+import cases_categorical
 import cases_lineage
 import cases_network
 import cases_variation
@@ -36,7 +37,7 @@ from evokern.testing import (
 
 pytestmark = pytest.mark.cpp
 
-CASES = cases_variation.CASES | cases_lineage.CASES | cases_network.CASES
+CASES = cases_variation.CASES | cases_lineage.CASES | cases_network.CASES | cases_categorical.CASES
 CALLS = [
     pytest.param(case, backend, id=f"{case}-{backend}")
     for op, row in TABLE.items()

@@ -19,7 +19,7 @@ CSRC = ROOT / "csrc"
 # Imports point to the same line or to one above. What is not named here (the command, testing,
 # helpers, evokern/__init__.py) stands below all others.
 LAYERS = [
-    "_version errors _values memory layout network lineage _program rules files interop",
+    "_version errors _values memory layout layers network lineage _program rules files interop",
     "_cpu backends",
     "_table",
     "_arrays _checks",

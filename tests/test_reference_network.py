@@ -1,4 +1,4 @@
-"""The reference's layers, networks and losses against tiny scalar programs of their rules."""
+"""The reference's networks and losses against tiny scalar programs of their rules."""
 
 from __future__ import annotations
 
@@ -6,166 +6,46 @@ import math
 
 import numpy as np
 import pytest
-from scalar_rules import F, bits, exact_fma, image, init, scalar_mean
+from cases import numbers, small_numbers, special_numbers
+from networks import LAYERED, NATURE
+from scalar_layers import scalar_layers
+from scalar_rules import F, bits, image, init, scalar_mean
 
+from evokern.backends.reference import network as reference
 from evokern.backends.reference.activation import exp, log
-from evokern.backends.reference.network import (
-    affine,
-    dense_forward,
-    network_forward,
-    network_loss,
-)
+from evokern.backends.reference.layers import dense_forward
 from evokern.backends.reference.pool import avg_pool2d, max_pool2d
-from evokern.network import Activation, AvgPool2d, Dense, Flatten, MaxPool2d, Network
+from evokern.layers import (
+    Activation,
+    AvgPool2d,
+    Conv2d,
+    Dense,
+    Elman,
+    Flatten,
+    GlobalAvgPool,
+    MaxPool2d,
+    Residual,
+)
+from evokern.layout import size_of
+from evokern.network import Network
+from evokern.testing import assert_close, assert_same_bits, error_bound
 
 
-def _windows(image, geometry):
-    """The real elements of every window in row order: [[window, ...], ...] of one channel."""
-    kh, kw, sh, sw, ph, pw = geometry
-    height, width = image.shape
-    return [
-        [
-            [
-                image[i, j]
-                for i in range(top, top + kh)
-                for j in range(left, left + kw)
-                if 0 <= i < height and 0 <= j < width
-            ]
-            for left in range(-pw, width + pw - kw + 1, sw)
-        ]
-        for top in range(-ph, height + ph - kh + 1, sh)
-    ]
+def _banks(network, genomes):
+    layout = network.layout
+    places = zip(layout.offsets, layout.blocks, strict=True)
+    return [genomes[:, start : start + size_of(block)] for start, block in places]
 
 
-def _scalar_max(window):
-    m = window[0]
-    for x in window[1:]:
-        m = x if x > m or x != x else m
-    return m
-
-
-def _scalar_sum(window):
-    total = F(0)
-    for x in window:
-        total = F(total + x)
-    return total
-
-
-GEOMETRIES = [(2, 2, 2, 2, 0, 0), (3, 2, 1, 2, 1, 1), (2, 3, 3, 1, 1, 0), (7, 6, 1, 1, 0, 3)]
-
-
-@pytest.mark.parametrize("geometry", GEOMETRIES)
-def test_pools_follow_the_scalar_rule(geometry):
-    x = image(2, 3, 7, 6)
-    x[0, 0, 2, 3] = np.nan
-    x[0, 1, :4] = -np.inf
-    x[1, 2] = np.where(x[1, 2] > 0, F(0), F(-0.0))
-    expected = [[_windows(channel, geometry) for channel in image] for image in x]
-    shape = np.shape([[[[0 for _ in row] for row in c] for c in image] for image in expected])
-    area = geometry[0] * geometry[1]
-
-    def apply(rule):
-        flat = [rule(w) for image in expected for c in image for row in c for w in row]
-        return np.array(flat, F).reshape(shape)
-
-    out = np.empty(shape, F)
-    max_pool2d(x, geometry=geometry, out=out)
-    assert bits(out) == bits(apply(_scalar_max))
-    avg_pool2d(x, geometry=geometry, count_include_pad=True, out=out)
-    np.testing.assert_array_equal(out, apply(lambda w: F(_scalar_sum(w) / F(area))))
-    assert (np.signbit(out) <= (out < 0) | np.isnan(out)).all()
-    avg_pool2d(x, geometry=geometry, count_include_pad=False, out=out)
-    np.testing.assert_array_equal(out, apply(lambda w: F(_scalar_sum(w) / F(len(w)))))
-
-
-def test_max_pool_keeps_the_first_of_equals_and_lets_nan_win():
-    x = np.array([[-0.0, 0.0, np.nan, np.inf], [-0.0, -1, 2, 3]], F)[None, None]
-    out = np.empty((1, 1, 1, 2), F)
-    max_pool2d(x, geometry=(2, 2, 2, 2, 0, 0), out=out)
-    assert bits(out)[0][0][0][0] == 0x80000000
-    assert np.isnan(out[0, 0, 0, 1])
-
-
-def test_average_pool_adds_in_row_order_and_divides_once():
-    x = np.array([[2.0**24, 1], [-(2.0**24), 1]], F)[None, None]
-    out = np.empty((1, 1, 1, 1), F)
-    avg_pool2d(x, geometry=(2, 2, 2, 2, 0, 0), count_include_pad=True, out=out)
-    assert out.item() == 0.25
-
-
-def _dense(x, w, b, index, activation="identity", precision="fp32", negative_slope=0.01):
-    x, w, b = (np.asarray(a, F) for a in (x, w, b))
-    out = np.full((len(index), x.shape[-2], w.shape[2]), np.nan, F)
-    dense_forward(
-        x,
-        w,
-        b,
-        index=np.array(index, np.int32),
-        activation=activation,
-        negative_slope=negative_slope,
-        precision=precision,
-        out=out,
-    )
-    return out
-
-
-def test_dense_starts_at_the_bias_and_goes_up():
-    assert _dense([[1, 1]], [[[1], [-(2.0**24)]]], [[2.0**24]], [0]).item() == 0
-    assert _dense([[1, 1]], [[[-(2.0**24)], [1]]], [[2.0**24]], [0]).item() == 1
-
-
-def test_dense_fuses_product_and_sum():
-    x = 1 + 2.0**-12
-    assert _dense([[x]], [[[x]]], [[-1 - 2.0**-11]], [0]).item() == 2.0**-24
-
-
-def test_dense_follows_the_scalar_rule_for_every_slot():
-    x, w, b = image(3, 4, 5), image(2, 5, 6), image(2, 6)
-    index = [1, 0, 1]
-    expected = np.empty((3, 4, 6))
-    for s, row, o in np.ndindex(3, 4, 6):
-        total = b[index[s], o]
-        for k in range(5):
-            total = exact_fma(x[s, row, k], w[index[s], k, o], total)
-        expected[s, row, o] = total
-    assert bits(_dense(x, w, b, index)) == bits(expected)
-    relu = np.where(expected < 0, 0, expected)
-    assert bits(_dense(x, w, b, index, "relu")) == bits(relu)
-    leaky = np.where(expected < 0, expected.astype(F) * F(0.25), expected.astype(F))
-    assert bits(_dense(x, w, b, index, "leaky_relu", negative_slope=0.25)) == bits(leaky)
-
-
-def test_dense_shares_a_batch_and_takes_slots_in_parts():
-    x, w, b = image(70, 3), image(4, 3, 120), image(4, 120)
-    index = [3, 1, 1, 0, 2]
-    shared = _dense(x, w, b, index)
-    assert bits(shared) == bits(_dense(np.stack([x] * 5), w, b, index))
-    for slot, individual in enumerate(index):
-        assert bits(shared[slot]) == bits(_dense(x, w, b, [individual])[0])
-
-
-def test_dense_bf16_rounds_inputs_and_weights_only():
-    x, w, b = 1 + 2.0**-8, 1 + 3 * 2.0**-8, 2.0**-20
-    assert _dense([[x]], [[[w]]], [[b]], [0], precision="bf16").item() == 1 + 2.0**-6 + 2.0**-20
-    assert _dense([[x]], [[[w]]], [[b]], [0]).item() == float(F(exact_fma(x, w, b)))
-
-
-def test_affine_rounds_twice():
-    x = np.array([[1 + 2.0**-12, 2], [3, 4]], F).reshape(1, 1, 2, 2)
-    scale = np.array([[9, 9], [1 + 2.0**-12, 10]], F)
-    shift = np.array([[9, 9], [-1 - 2.0**-11, 0.5]], F)
-    out = np.empty((2, 1, 2, 2), F)
-    affine(np.concatenate([x, x]), scale, shift, index=np.array([1, 0], np.int32), out=out)
-    assert out[0, 0].tolist() == [[0, 1 - 2.0**-11 + 2.0**-11], [30.5, 40.5]]
-    assert out[1, 0].tolist() == [[18 + 9 * 2.0**-12, 27], [36, 45]]
-
-
-def _forward(network, genomes, x, index, precision="fp32"):
+def _forward(network, genomes, x, index, precision="fp32", x_scale=None):
+    """``genomes`` [P, G] or one bank per block; ``index`` [S] or [L, S]."""
+    banks = genomes if isinstance(genomes, list) else _banks(network, genomes)
+    index = np.asarray(index, np.int32)
+    index = index if index.ndim == 2 else np.tile(index, (max(1, len(banks)), 1))
     samples = x.shape[-1 - len(network.input_shape)]
-    out = np.full((len(index), samples, *network.output_shape), np.nan, F)
-    network_forward(
-        genomes, network, x, index=np.array(index, np.int32), precision=precision, out=out
-    )
+    out = np.full((index.shape[1], samples, *network.output_shape), np.nan, F)
+    options = {"index": index, "precision": precision, "x_scale": x_scale}
+    reference.network_forward(banks, network, x, **options, out=out)
     return out
 
 
@@ -191,8 +71,11 @@ def test_network_is_its_layers_one_after_another():
     averaged = np.empty((6, 2, 3, 3), F)
     avg_pool2d(pooled, geometry=(1, 2, 1, 2, 0, 1), count_include_pad=False, out=averaged)
     (w1, b1), (w2, b2) = network.layout.split(genomes)
-    hidden = _dense(averaged.reshape(6, 18), w1, b1, index, "relu")
-    expected = _dense(hidden, w2, b2, index)
+    hidden, expected = np.empty((4, 6, 5), F), np.empty((4, 6, 3), F)
+    options = {"index": np.array(index), "negative_slope": 0.01, "precision": "fp32"}
+    flat = averaged.reshape(6, 18)
+    dense_forward(flat, w1, b1, activation="relu", out=hidden, **options)
+    dense_forward(hidden, w2, b2, activation="identity", out=expected, **options)
     assert bits(_forward(network, genomes, x, index)) == bits(expected)
     per_slot = np.stack([x, x[::-1], x, x])
     out = _forward(network, genomes, per_slot, index)
@@ -227,18 +110,142 @@ def test_network_takes_slots_with_their_own_batches_in_parts():
         assert bits(out[slot]) == bits(_forward(network, genomes, x[slot], [individual])[0])
 
 
+@pytest.mark.parametrize("values", [numbers, special_numbers, small_numbers])
+@pytest.mark.parametrize("name", list(LAYERED))
+def test_networks_follow_the_scalar_rules(name, values):
+    network = LAYERED[name]
+    if values is small_numbers and network.layout.size > 300:
+        pytest.skip("slow, and smaller networks show the same")
+    genomes, x = values(2, network.layout.size), values(2, *network.input_shape)
+    out = _forward(network, genomes, x, [1, 0])
+    for slot, sample in ((0, 1), (1, 0)):
+        expected = scalar_layers(network.layers, x[sample], iter(genomes[1 - slot]))
+        assert_same_bits(out[slot, sample], expected)
+
+
+@pytest.mark.parametrize("name", ["residual images", "elmans", "nested residuals", "elman, flat"])
+def test_networks_in_bf16_follow_the_scalar_rules(name):
+    network = LAYERED[name]
+    genomes, x = numbers(2, network.layout.size), numbers(2, *network.input_shape)
+    out = _forward(network, genomes, x, [0, 1], "bf16")
+    expected = scalar_layers(network.layers, x[0], iter(genomes[1]), bf16=True)
+    assert_same_bits(out[1, 0], expected)
+    assert bits(out) != bits(_forward(network, genomes, x, [0, 1]))
+
+
+def test_affine_rounds_twice_in_a_network():
+    network = Network((LAYERED["affine of features"].layers[-1],), (2,))
+    x = 1 + 2.0**-12
+    genomes = np.array([[x, 10, -1 - 2.0**-11, 0.5]], F)
+    assert _forward(network, genomes, np.array([[x, 4]], F), [0]).tolist() == [[[0, 40.5]]]
+
+
+def test_elman_by_hand():
+    """h = relu(2 x0 + 3 x1 + 0.5 h + 1) over two steps, and for a second unit -h0 - x0."""
+    network = Network((Elman(2, "relu", return_sequence=True),), (2, 2))
+    genome = [2, -1, 3, 0, 0.5, -1, 0, 0, 1, 0]
+    x = np.array([[[1, 2], [-4, 1]]], F)
+    out = _forward(network, np.array([genome], F), x, [0])
+    assert out.tolist() == [[[[9, 0], [0.5, 0]]]]
+    last = Network((Elman(2, "relu"),), (2, 2))
+    assert _forward(last, np.array([genome], F), x, [0]).tolist() == [[[0.5, 0]]]
+
+
+def test_elman_adds_the_bias_then_inputs_then_the_state():
+    network = Network((Elman(1, "identity"),), (2, 1))
+    # h_1 = 2^24 + 1, which rounds to 2^24; h_2 = (2^24 + 1) - h_1. Other orders give 1.
+    out = _forward(network, np.array([[1, -1, 2.0**24]], F), np.ones((1, 2, 1), F), [0])
+    assert out.item() == 0
+
+
+def test_elman_multiplies_the_state_it_starts_from():
+    network = Network((Elman(1, "identity"),), (1, 1))
+    genomes = np.array([[1, np.inf, 2]], F)
+    assert np.isnan(_forward(network, genomes, np.ones((1, 1, 1), F), [0])).all()
+
+
+def test_residual_by_hand():
+    """relu((x1 + x2) + x) where the body sums its two inputs into both outputs."""
+    network = Network((Residual((Dense(2, bias=False),)),), (2,))
+    genomes = np.ones((1, 4), F)
+    assert _forward(network, genomes, np.array([[1, -3]], F), [0]).tolist() == [[[0, 0]]]
+    assert _forward(network, genomes, np.array([[4, -3]], F), [0]).tolist() == [[[5, 0]]]
+
+
+def test_residual_takes_genes_of_the_body_first():
+    network = Network((Residual((Dense(1),), (Dense(1, bias=False),), "identity"),), (1,))
+    genomes = np.array([[10, 100, 1]], F)
+    assert _forward(network, genomes, np.full((1, 1), 2, F), [0]).item() == 10 * 2 + 100 + 2
+
+
+def test_a_block_of_layers_without_parameters_is_run_once_for_a_shared_batch(monkeypatch):
+    calls = []
+    monkeypatch.setattr(reference, "max_pool2d", lambda x, **_: calls.append(x.shape))
+    head = (Residual((Activation("relu"),)), MaxPool2d(1))
+    network = Network((*head, Flatten(), Dense(1)), (1, 30, 30))
+    genomes = np.zeros((3, network.layout.size), F)
+    _forward(network, genomes, image(20, 1, 30, 30), [0, 1, 2])
+    assert calls == [(20, 1, 30, 30)]
+
+
+def test_nature_is_within_the_error_bound():
+    genomes, x = init(NATURE.layout, "torch", n=1), image(1, *NATURE.input_shape)
+    assert_close(_forward(NATURE, genomes, x, [0]), *error_bound(NATURE, genomes, x))
+
+
+def test_banks_have_their_own_rows():
+    network = LAYERED["residual images"]
+    heights = [1 + number % 3 for number in range(len(network.layout.blocks))]
+    blocks = zip(heights, network.layout.blocks, strict=True)
+    banks = [image(height, size_of(block)) for height, block in blocks]
+    index = np.array([[s * 5 % height for s in range(4)] for height in heights])
+    x = image(2, *network.input_shape)
+    out = _forward(network, banks, x, index)
+    genomes = [
+        np.concatenate([b[i[s]] for b, i in zip(banks, index, strict=True)]) for s in range(4)
+    ]
+    assert bits(out) == bits(_forward(network, np.stack(genomes), x, range(4)))
+
+
+def test_genomes_of_bf16_are_the_upper_half_of_fp32():
+    network = LAYERED["affine of channels"]
+    genomes = special_numbers(3, network.layout.size, share=0.02)
+    upper = (genomes.view(np.uint32) >> 16).astype(np.uint16)
+    exact = (genomes.view(np.uint32) & 0xFFFF0000).view(F)
+    x = image(2, *network.input_shape)
+    out = _forward(network, upper, x, [2, 0, 1])
+    assert_same_bits(out, _forward(network, exact, x, [2, 0, 1]))
+    ones = np.full((1, 2), 0x3F80, np.uint16)
+    assert _forward(Network((Dense(1),), (1,)), ones, np.full((1, 1), 5, F), [0]).item() == 6
+
+
+@pytest.mark.parametrize("shared", [True, False])
+def test_bytes_are_scaled_with_one_rounding(shared):
+    network = Network((Conv2d(2, 3, 1, 1), GlobalAvgPool()), (1, 4, 4))
+    genomes = image(3, network.layout.size)
+    x = np.arange(3 * 5 * 16).reshape(3, 5, 1, 4, 4).astype(np.uint8)
+    x = x[0] if shared else x
+    scaled = x.astype(F) * F(1 / 255)
+    out = _forward(network, genomes, x, [2, 1, 0], x_scale=1 / 255)
+    assert bits(out) == bits(_forward(network, genomes, scaled, [2, 1, 0]))
+    plain = Network((), (1,))
+    out = _forward(plain, [], np.array([[255], [3]], np.uint8), np.zeros((0, 1)), x_scale=0.1)
+    assert bits(out) == bits([[[F(255) * F(0.1)], [F(3) * F(0.1)]]])
+
+
 def _loss(outputs, y, classes=None, loss="cross_entropy"):
     """Loss and right answers of slots whose networks give these outputs [S, B, O]."""
     outputs = np.asarray(outputs, F)
     slots = len(outputs)
     network = Network((Flatten(),), (outputs.shape[2],))
     out_loss, out_correct = np.full(slots, np.nan, F), np.full(slots, -1, np.int32)
-    network_loss(
-        np.zeros((1, 0), F),
+    reference.network_loss(
+        [],
         network,
         outputs,
         np.asarray(y, np.int64 if loss == "cross_entropy" else F),
-        index=np.zeros(slots, np.int32),
+        index=np.zeros((0, slots), np.int32),
+        x_scale=None,
         classes=None if classes is None else np.array(classes, np.int32),
         loss=loss,
         precision="fp32",
@@ -328,12 +335,13 @@ def test_network_loss_is_the_loss_of_the_networks_outputs():
     x, y = image(90, 4), np.arange(90) % 3
     index = np.array([4, 2, 2, 0, 1], np.int32)
     loss, correct = np.empty(5, F), np.empty(5, np.int32)
-    network_loss(
-        genomes,
+    reference.network_loss(
+        _banks(network, genomes),
         network,
         x,
         y,
-        index=index,
+        index=np.stack([index, index]),
+        x_scale=None,
         classes=None,
         loss="cross_entropy",
         precision="fp32",

@@ -13,7 +13,7 @@ from scalar_rules import LAYOUT, SEED, F, bits, init, scalar_word
 from evokern.backends.reference.activation import exp
 from evokern.backends.reference.random import cauchy_deviates, normal_deviates, uniform_deviates
 from evokern.backends.reference.variation import crossover_mutate, mutate_sigma
-from evokern.layout import DenseGenes, GenomeLayout
+from evokern.layout import AffineGenes, DenseGenes, ElmanGenes, GenomeLayout
 
 NAN_PAYLOAD = np.array([0x7FC12345, 0xFF800001, 0x80000000, 0x00000001], np.uint32).view(F)
 
@@ -66,6 +66,50 @@ def test_unit_rows_divide_each_unit_by_its_norm_summed_in_order():
     assert bits(genome[99:110]) == [0] * 11
     assert abs(genome[110]) == 1
     assert bits(genome[111]) == 0
+
+
+KINDS = GenomeLayout(
+    (
+        DenseGenes(4, 2, bias=False, kernel_area=2),
+        AffineGenes(2),
+        ElmanGenes(1, 2),
+        DenseGenes(2, 1),
+    )
+)
+"""Genes 0-7 a convolution, 8-11 scale and shift, 12-19 W_in, W_rec, bias, 20-22 a dense layer."""
+
+
+@pytest.mark.parametrize(
+    ("scheme", "fans"),
+    [
+        # fan_in + fan_out of the convolution (4 + 2 * 2), W_in (1 + 2), W_rec (2 + 2), dense.
+        ("glorot_uniform", [6 / 8, 6 / 3, 6 / 4, 6 / 3]),
+        ("he_uniform", [6 / 4, 6 / 1, 6 / 2, 6 / 2]),
+        ("torch", [1 / 4, 1 / 1, 1 / 2, 1 / 2]),
+        ("lecun_normal", [1 / 4, 1 / 1, 1 / 2, 1 / 2]),
+    ],
+)
+def test_init_of_every_kind_of_layer(scheme, fans):
+    genome = init(KINDS, scheme, n=1)[0]
+    words = np.append(_init_words(KINDS, 0), np.zeros(1, np.uint32))
+    law = normal_deviates if scheme == "lecun_normal" else uniform_deviates
+    conv, w_in, w_rec, dense = [F(math.sqrt(fan)) for fan in fans]
+    recurrent_bias, dense_bias = (w_rec, dense) if scheme == "torch" else (0, 0)
+    scales = [conv] * 8 + [0] * 4 + [w_in] * 2 + [w_rec] * 4 + [recurrent_bias] * 2
+    scales += [dense] * 2 + [dense_bias]
+    expected = law(words)[: KINDS.size] * np.array(scales, F)
+    expected[np.array(scales) == 0] = 0
+    expected[8:10] = 1
+    assert bits(genome) == bits(expected)
+
+
+def test_unit_rows_norm_each_matrix_of_a_recurrent_layer():
+    genome = init(KINDS, "unit_rows", n=1)[0]
+    conv, (w_in, w_rec) = genome[:8].reshape(4, 2), (genome[12:14], genome[14:18].reshape(2, 2))
+    np.testing.assert_allclose(np.square(conv).sum(0), 1, rtol=1e-6)
+    np.testing.assert_allclose(np.square(w_rec).sum(0), 1, rtol=1e-6)
+    assert np.abs(w_in).tolist() == [1, 1]
+    assert genome[[8, 9, 10, 11, 18, 19, 22]].tolist() == [1, 1, 0, 0, 0, 0, 0]
 
 
 @pytest.mark.parametrize("scheme", ["glorot_uniform", "unit_rows"])
@@ -133,6 +177,15 @@ def test_rows_crossover_moves_a_units_weights_and_bias_together(parents):
     unit = [0, 1, 0, 1, 0, 1, 0, 1, 2, 3, 4, 2, 3, 4, 2, 3, 4]
     expected = [genomes[rows[choice[u]][0], gene] for gene, u in enumerate(unit)]
     assert bits(out) == bits(expected)
+
+
+def test_rows_crossover_of_every_kind_of_layer():
+    genomes = _parents(2, KINDS.size)
+    out = _vary(genomes, [[0], [1]], [0], kind="rows", layout=KINDS, first=4)[0]
+    choice = _scalar_choice(7, 2, 0.5, 4)
+    assert len(set(choice)) == 2
+    unit = [0, 1] * 4 + [2, 3] * 2 + [4, 5] * 4 + [6] * 3
+    assert bits(out) == bits([genomes[choice[u], gene] for gene, u in enumerate(unit)])
 
 
 def test_arithmetic_crossover_adds_products_in_order():

@@ -13,4 +13,7 @@ EVK_INLINE F round_to_bf16(F x) {
   return E::select(x == x, rounded, E::from_bits((bits | 0x00400000u) & 0xffff0000u));
 }
 
+EVK_INLINE float widen(u16 bits) { return Element<float>::from_bits(static_cast<u32>(bits) << 16); }
+EVK_INLINE float widen(float value) { return value; }
+
 EVK_NAMESPACE_END

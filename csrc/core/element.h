@@ -27,6 +27,8 @@
 
 EVK_NAMESPACE_BEGIN
 
+using u8 = unsigned char;
+using u16 = unsigned short;
 using u32 = unsigned int;
 using i32 = int;
 using u64 = unsigned long long;

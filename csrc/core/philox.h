@@ -17,6 +17,7 @@ enum Stream : u32 {
   kMutation = 3,
   kMutationMask = 4,
   kSigma = 5,
+  kNes = 8,
 };
 
 template <class W>

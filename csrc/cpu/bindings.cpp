@@ -62,8 +62,8 @@ bool has_avx512_bf16() { return has_avx512() && __builtin_cpu_supports("avx512bf
   Kernels {                                                                                \
     #isa, lanes, bf16, supported, evk::isa::init_genomes, evk::isa::crossover_mutate,      \
         evk::isa::mutate_sigma, evk::isa::replay, evk::isa::network, evk::isa::max_pool2d, \
-        evk::isa::avg_pool2d, evk::isa::affine, evk::isa::machine_limit,                   \
-        evk::isa::network_workspace_bytes                                                  \
+        evk::isa::avg_pool2d, evk::isa::affine, evk::isa::residual, evk::isa::nes_sample,  \
+        evk::isa::nes_update, evk::isa::machine_limit, evk::isa::network_workspace_bytes   \
   }
 
 // From the plainest to the widest.
@@ -147,22 +147,54 @@ int64_t stride(const Array& a, int axis) { return a.strides(axis) / a.itemsize()
 struct AlignedDelete {
   void operator()(void* p) const { ::operator delete(p, std::align_val_t{64}); }
 };
+using Memory = std::unique_ptr<void, AlignedDelete>;
+
+Memory allocate(size_t bytes) { return Memory(::operator new(bytes, std::align_val_t{64})); }
+
+// Scratch memory of the calling thread. Small ones are kept: new pages cost more than a small call.
+class Scratch {
+ public:
+  explicit Scratch(size_t bytes) {
+    thread_local Memory kept;
+    thread_local size_t kept_bytes = 0;
+    if (bytes > kMostKept) {
+      own_ = allocate(bytes);
+      memory_ = own_.get();
+      return;
+    }
+    if (bytes > kept_bytes) {
+      kept.reset();
+      kept_bytes = 0;
+      kept = allocate(bytes);
+      kept_bytes = bytes;
+    }
+    memory_ = kept.get();
+  }
+  void* get() const { return memory_; }
+
+ private:
+  static constexpr size_t kMostKept = 16 << 20;
+  Memory own_;
+  void* memory_;
+};
 
 // --- ops -----------------------------------------------------------------------------------------
 
-// Blocks [n, 2] as (fan_in, outputs), scales [n] or none.
-std::vector<evk::DenseBlock> blocks_of(const Array& blocks, const OptionalArray& scales) {
-  std::vector<evk::DenseBlock> result(static_cast<size_t>(blocks.shape(0)));
-  const int64_t* values = data<int64_t>(blocks);
-  for (size_t i = 0; i < result.size(); ++i) {
-    result[i] = {values[2 * i], values[2 * i + 1], scales ? data<float>(*scales)[i] : 0.0f};
+// Parts [n, 4] as (rows, outputs, content, continues), scales [n] or none.
+std::vector<evk::GenePart> parts_of(const Array& parts, const OptionalArray& scales) {
+  std::vector<evk::GenePart> result(static_cast<size_t>(parts.shape(0)));
+  const int64_t* values = data<int64_t>(parts);
+  for (size_t i = 0; i < result.size(); ++i, values += 4) {
+    const auto content = static_cast<evk::GeneContent>(values[2]);
+    const float scale = scales ? data<float>(*scales)[i] : 0.0f;
+    result[i] = {values[0], values[1], content, values[3] != 0, scale};
   }
   return result;
 }
 
-void init_genomes(const Array& out, const Array& blocks, const Array& scales, int scheme,
+void init_genomes(const Array& out, const Array& parts, const Array& scales, int scheme,
                   uint64_t seed, uint32_t first) {
-  const std::vector<evk::DenseBlock> list = blocks_of(blocks, scales);
+  const std::vector<evk::GenePart> list = parts_of(parts, scales);
   const evk::InitGenomesParams p{mutable_data<float>(out),
                                  stride(out, 0),
                                  out.shape(0),
@@ -176,12 +208,12 @@ void init_genomes(const Array& out, const Array& blocks, const Array& scales, in
 }
 
 void crossover_mutate(const Array& genomes, const Array& parents, const Array& sigma,
-                      const OptionalArray& weights, const OptionalArray& blocks, const Array& out,
+                      const OptionalArray& weights, const OptionalArray& parts, const Array& out,
                       const OptionalArray& out_rows, int kind, int distribution,
                       uint64_t rate_threshold, uint64_t mutation_threshold, uint64_t seed,
                       uint32_t generation, uint32_t first) {
-  const std::vector<evk::DenseBlock> list =
-      blocks ? blocks_of(*blocks, std::nullopt) : std::vector<evk::DenseBlock>{};
+  const std::vector<evk::GenePart> list =
+      parts ? parts_of(*parts, std::nullopt) : std::vector<evk::GenePart>{};
   evk::CrossoverMutateParams p{};
   p.genomes = data<float>(genomes);
   p.genomes_stride = stride(genomes, 0);
@@ -200,8 +232,8 @@ void crossover_mutate(const Array& genomes, const Array& parents, const Array& s
   p.distribution = distribution;
   p.rate_threshold = rate_threshold;
   p.mutation_threshold = mutation_threshold;
-  p.blocks = list.data();
-  p.block_count = static_cast<int64_t>(list.size());
+  p.parts = list.data();
+  p.part_count = static_cast<int64_t>(list.size());
   p.seed = seed;
   p.generation = generation;
   p.first = first;
@@ -230,10 +262,10 @@ int64_t replay_segment(int64_t rows, int64_t genes) {
 }
 
 // The arrays of an evokern._program.Program; weights [R] for arithmetic crossover.
-void replay(const py::object& program, const Array& out, const Array& blocks, const Array& scales,
+void replay(const py::object& program, const Array& out, const Array& parts, const Array& scales,
             const OptionalArray& weights, int scheme, int kind, int distribution,
             uint64_t rate_threshold, uint64_t mutation_threshold, uint64_t seed) {
-  const std::vector<evk::DenseBlock> list = blocks_of(blocks, scales);
+  const std::vector<evk::GenePart> list = parts_of(parts, scales);
   const auto array = [&program](const char* name) { return program.attr(name).cast<Array>(); };
   const auto number = [&program](const char* name) { return program.attr(name).cast<int64_t>(); };
   evk::ReplayParams p{};
@@ -241,8 +273,8 @@ void replay(const py::object& program, const Array& out, const Array& blocks, co
   p.out_stride = stride(out, 0);
   p.outputs = out.shape(0);
   p.genes = out.shape(1);
-  p.blocks = list.data();
-  p.block_count = static_cast<int64_t>(list.size());
+  p.parts = list.data();
+  p.part_count = static_cast<int64_t>(list.size());
   p.scheme = static_cast<evk::InitScheme>(scheme);
   p.kind = static_cast<evk::CrossoverKind>(kind);
   p.distribution = distribution;
@@ -264,45 +296,77 @@ void replay(const py::object& program, const Array& out, const Array& blocks, co
   p.independent = program.attr("independent").cast<bool>();
   p.scratch_rows = number("scratch_rows");
   p.segment = replay_segment(p.scratch_rows + 1, p.genes);
-  for (const evk::DenseBlock& block : list) p.units += block.outputs;
+  for (const evk::GenePart& part : list) {
+    if (part.content == evk::GeneContent::kWeights) p.weight_columns += part.outputs;
+  }
 
   const int64_t founders = p.scheme == evk::InitScheme::kUnitRows ? number("founders") : 0;
   const int64_t scratch = thread_count() * (p.scratch_rows + 1) * p.segment;
-  const auto bytes = static_cast<size_t>(scratch + founders * p.units) * sizeof(float);
-  const std::unique_ptr<void, AlignedDelete> memory(::operator new(bytes, std::align_val_t{64}));
+  const auto bytes = static_cast<size_t>(scratch + founders * p.weight_columns) * sizeof(float);
+  const Memory memory = allocate(bytes);
   p.scratch = static_cast<float*>(memory.get());
   p.lengths = founders > 0 ? p.scratch + scratch : nullptr;
   const Running running;
   active->replay(p);
 }
 
-// A row of the step table that evokern/backends/cpu.py makes of a network.
+// A row of the step table that evokern/backends/steps.py makes of a network. Parameters are a bank
+// (-1: none) and an offset into its rows.
 enum StepField {
   kKind,
   kActivation,
   kInputs,
   kOutputs,
-  kWeightBank,
-  kWeightOffset,
-  kBiasBank,
-  kBiasOffset,
+  kSource,
+  kOther,
+  kTarget,
+  kWeights,
+  kBias = kWeights + 2,
+  kRecurrent = kBias + 2,
+  kScale = kRecurrent + 2,
+  kShift = kScale + 2,
+  kLength = kShift + 2,
+  kWholeSequence,
   kChannels,
   kHeight,
   kWidth,
+  kChannelsFirst,
   kKernelHeight,
   kKernelWidth,
   kStrideHeight,
   kStrideWidth,
   kPadHeight,
   kPadWidth,
+  kOutChannels,
   kOutHeight,
   kOutWidth,
   kCountIncludePad,
+  kOffsets,
+  kPlaces,
   kStepFields
 };
 
-std::vector<evk::Step> steps_of(const Array& table, const Array& slopes,
-                                const std::vector<Array>& banks) {
+constexpr float kNoBias[4096] = {};  // outputs have a limit (evokern/layers.py)
+
+// The banks of a call, and which row of each bank every slot runs: index [banks, slots].
+struct Banks {
+  const std::vector<Array>& arrays;
+  const Array& index;
+
+  evk::Parameter parameter(const int64_t* bank_and_offset) const {
+    if (bank_and_offset[0] < 0) return evk::Parameter{nullptr, 0, nullptr};
+    const auto number = static_cast<size_t>(bank_and_offset[0]);
+    const Array& bank = arrays[number];
+    const char* base = data<char>(bank) + bank_and_offset[1] * bank.itemsize();
+    const auto row = static_cast<int64_t>(number) * (index.shape(0) > 1 ? stride(index, 0) : 0);
+    return evk::Parameter{base, stride(bank, 0), data<int32_t>(index) + row};
+  }
+};
+
+std::vector<evk::Step> steps_of(const py::object& program, const Banks& banks) {
+  const auto table = program.attr("table").cast<Array>();
+  const auto slopes = program.attr("slopes").cast<Array>();
+  const auto places = program.attr("places").cast<Array>();
   std::vector<evk::Step> steps(static_cast<size_t>(table.shape(0)));
   for (size_t i = 0; i < steps.size(); ++i) {
     const int64_t* f = data<int64_t>(table) + i * kStepFields;
@@ -313,73 +377,110 @@ std::vector<evk::Step> steps_of(const Array& table, const Array& slopes,
     s.slope = data<float>(slopes)[i];
     s.inputs = f[kInputs];
     s.outputs = f[kOutputs];
-    if (s.kind == evk::StepKind::kDense) {
-      const Array& weights = banks[static_cast<size_t>(f[kWeightBank])];
-      const Array& bias = banks[static_cast<size_t>(f[kBiasBank])];
-      s.weights = data<float>(weights) + f[kWeightOffset];
-      s.weights_stride = stride(weights, 0);
-      s.bias = data<float>(bias) + f[kBiasOffset];
-      s.bias_stride = stride(bias, 0);
-    }
+    s.source = static_cast<int>(f[kSource]);
+    s.other = static_cast<int>(f[kOther]);
+    s.target = static_cast<int>(f[kTarget]);
+    s.weights = banks.parameter(f + kWeights);
+    s.bias = banks.parameter(f + kBias);
+    s.recurrent = banks.parameter(f + kRecurrent);
+    s.scale = banks.parameter(f + kScale);
+    s.shift = banks.parameter(f + kShift);
+    s.length = f[kLength];
+    s.whole_sequence = f[kWholeSequence] != 0;
     s.channels = f[kChannels];
     s.height = f[kHeight];
     s.width = f[kWidth];
+    s.channels_first = f[kChannelsFirst] != 0;
     s.kernel_height = f[kKernelHeight];
     s.kernel_width = f[kKernelWidth];
     s.stride_height = f[kStrideHeight];
     s.stride_width = f[kStrideWidth];
     s.pad_height = f[kPadHeight];
     s.pad_width = f[kPadWidth];
+    s.out_channels = f[kOutChannels];
     s.out_height = f[kOutHeight];
     s.out_width = f[kOutWidth];
     s.count_include_pad = f[kCountIncludePad] != 0;
+    s.offsets = data<int32_t>(places) + f[kOffsets];
+    s.places = data<int32_t>(places) + f[kPlaces];
   }
   return steps;
 }
 
-// x is [slots, samples, inputs], or [samples, inputs] for a batch that all slots share.
-evk::NetworkParams network_params(const std::vector<evk::Step>& steps, const Array& x,
-                                  const Array& index, int64_t outputs, bool bf16) {
+// One call's network: a program of evokern/backends/steps.py on x [slots, samples, inputs], or
+// [samples, inputs] for a batch that all slots share.
+class NetworkCall {
+ public:
+  NetworkCall(const std::vector<Array>& banks, const py::object& program, const Array& x,
+              float x_scale, const Array& index, bool bf16)
+      : steps_(steps_of(program, Banks{banks, index})),
+        buffers_(program.attr("buffer_features").cast<Array>()) {
+    const auto number = [&](const char* name) { return program.attr(name).cast<int64_t>(); };
+    const int sample_axis = static_cast<int>(x.ndim()) - 2;
+    p.tiles = program.attr("tiles").cast<bool>();
+    p.bf16 = bf16;
+    p.bf16_bank = !banks.empty() && banks[0].itemsize() == 2;
+    if (p.tiles) without_bias();
+    p.steps = steps_.data();
+    p.step_count = static_cast<int64_t>(steps_.size());
+    if (x.itemsize() == 1) {
+      p.x_u8 = data<uint8_t>(x);
+      p.x_scale = x_scale;
+    } else {
+      p.x = data<float>(x);
+    }
+    p.x_slot_stride = x.ndim() == 3 ? stride(x, 0) : 0;
+    p.x_sample_stride = stride(x, sample_axis);
+    p.samples = x.shape(sample_axis);
+    p.inputs = x.shape(sample_axis + 1);
+    p.outputs = number("outputs");
+    p.slots = index.shape(1);
+    p.buffer_features = data<int64_t>(buffers_);
+    p.buffer_count = buffers_.shape(0);
+    p.head_steps = number("head_steps");
+    p.head_buffer = static_cast<int>(number("head_buffer"));
+    p.flat_step = number("flat_step");
+    p.output_buffer = static_cast<int>(number("output_buffer"));
+    p.output_channels = number("output_channels");
+  }
+
+  void run() {
+    const Running running;
+    const auto bytes = static_cast<size_t>(active->network_workspace_bytes(p));
+    const Scratch scratch(bytes);
+    p.workspace = scratch.get();
+    active->network(p);
+  }
+
   evk::NetworkParams p{};
-  const int sample_axis = static_cast<int>(x.ndim()) - 2;
-  p.steps = steps.data();
-  p.step_count = static_cast<int64_t>(steps.size());
-  p.x = data<float>(x);
-  p.x_slot_stride = x.ndim() == 3 ? stride(x, 0) : 0;
-  p.x_sample_stride = stride(x, sample_axis);
-  p.samples = x.shape(sample_axis);
-  p.inputs = x.shape(sample_axis + 1);
-  p.outputs = outputs;
-  p.index = data<int32_t>(index);
-  p.slots = index.shape(0);
-  p.bf16 = bf16;
-  return p;
+
+ private:
+  // Tiles always add a bias.
+  void without_bias() {
+    for (evk::Step& s : steps_) {
+      if (s.kind != evk::StepKind::kDense || s.bias.base) continue;
+      s.bias = evk::Parameter{kNoBias, 0, s.weights.row};
+    }
+  }
+
+  std::vector<evk::Step> steps_;
+  Array buffers_;
+};
+
+void network_forward(const std::vector<Array>& banks, const py::object& program, const Array& x,
+                     float x_scale, const Array& index, bool bf16, const Array& out) {
+  NetworkCall call(banks, program, x, x_scale, index, bf16);
+  call.p.out = mutable_data<float>(out);
+  call.p.out_slot_stride = stride(out, 0);
+  call.p.out_sample_stride = stride(out, 1);
+  call.run();
 }
 
-void run_network(evk::NetworkParams& p) {
-  const auto bytes = static_cast<size_t>(active->network_workspace_bytes(p));
-  const std::unique_ptr<void, AlignedDelete> workspace(::operator new(bytes, std::align_val_t{64}));
-  p.workspace = workspace.get();
-  active->network(p);
-}
-
-void network_forward(const std::vector<Array>& banks, const Array& table, const Array& slopes,
-                     const Array& x, const Array& index, bool bf16, const Array& out) {
-  const std::vector<evk::Step> steps = steps_of(table, slopes, banks);
-  evk::NetworkParams p = network_params(steps, x, index, out.shape(2), bf16);
-  p.out = mutable_data<float>(out);
-  p.out_slot_stride = stride(out, 0);
-  p.out_sample_stride = stride(out, 1);
-  const Running running;
-  run_network(p);
-}
-
-void network_loss(const std::vector<Array>& banks, const Array& table, const Array& slopes,
-                  const Array& x, const Array& index, bool bf16, int64_t outputs, const Array& y,
-                  bool mse, const OptionalArray& classes, const Array& out_loss,
-                  const Array& out_correct) {
-  const std::vector<evk::Step> steps = steps_of(table, slopes, banks);
-  evk::NetworkParams p = network_params(steps, x, index, outputs, bf16);
+void network_loss(const std::vector<Array>& banks, const py::object& program, const Array& x,
+                  float x_scale, const Array& index, bool bf16, const Array& y, bool mse,
+                  const OptionalArray& classes, const Array& out_loss, const Array& out_correct) {
+  NetworkCall call(banks, program, x, x_scale, index, bf16);
+  evk::NetworkParams& p = call.p;
   const int sample_axis = static_cast<int>(y.ndim()) - (mse ? 2 : 1);
   p.label_slot_stride = sample_axis == 1 ? stride(y, 0) : 0;
   if (mse) {
@@ -393,8 +494,7 @@ void network_loss(const std::vector<Array>& banks, const Array& table, const Arr
   p.classes = data<int32_t>(classes);
   p.out_loss = mutable_data<float>(out_loss);
   p.out_correct = mutable_data<int32_t>(out_correct);
-  const Running running;
-  run_network(p);
+  call.run();
 }
 
 // x [images, height, width]; geometry: kernel, stride and padding, each (height, width).
@@ -446,6 +546,84 @@ void affine(const Array& x, const Array& scale, const Array& shift, const Array&
   active->affine(p);
 }
 
+void residual(const Array& x, const Array& y, int activation, float slope, const Array& out) {
+  const evk::ResidualParams p{data<float>(x), data<float>(y), mutable_data<float>(out),
+                              x.size(),       activation,     slope};
+  const Running running;
+  active->residual(p);
+}
+
+// Threads and the release of the GIL cost more than they give where there is less to do.
+constexpr int64_t kParallelDraws = 1 << 20;
+constexpr int64_t kBriefDraws = 1 << 14;
+
+int64_t draws(const evk::CategoricalRows& rows, int64_t samples) {
+  return rows.count * rows.choices * samples;
+}
+
+// `scratch_size` floats of every thread, then `shared` ones for all.
+std::unique_ptr<void, AlignedDelete> prepare(evk::CategoricalRows& rows, const Array& probabilities,
+                                             const OptionalArray& mask, int64_t samples,
+                                             int64_t scratch_size, int64_t shared) {
+  rows.probabilities = data<float>(probabilities);
+  rows.stride = stride(probabilities, 0);
+  rows.mask = data<bool>(mask);
+  rows.mask_stride = mask ? stride(*mask, 0) : 0;
+  rows.count = probabilities.shape(0);
+  rows.choices = probabilities.shape(1);
+  rows.parallel = draws(rows, samples) >= kParallelDraws;
+  rows.scratch_size = scratch_size;
+  const int64_t size = (rows.parallel ? thread_count() : 1) * scratch_size + shared;
+  std::unique_ptr<void, AlignedDelete> memory(
+      ::operator new(static_cast<size_t>(size) * sizeof(float), std::align_val_t{64}));
+  rows.scratch = static_cast<float*>(memory.get());
+  return memory;
+}
+
+// -1, or the first row of probabilities that is no distribution.
+int64_t nes_sample(const Array& probabilities, const OptionalArray& mask, const Array& out,
+                   uint64_t seed, uint32_t step) {
+  evk::NesSampleParams p{};
+  p.samples = out.shape(0);
+  p.seed = seed;
+  p.step = step;
+  p.out = mutable_data<int32_t>(out);
+  p.out_stride = stride(out, 0);
+  const auto memory = prepare(p.rows, probabilities, mask, p.samples,
+                              evk::kMostCategoricalRows * probabilities.shape(1), 0);
+  int64_t fault = -1;
+  p.rows.fault = &fault;
+  std::optional<Running> running;
+  if (draws(p.rows, p.samples) >= kBriefDraws) running.emplace();
+  active->nes_sample(p);
+  return fault;
+}
+
+// As nes_sample; the number of rows stands for a wrong assignment.
+int64_t nes_update(const Array& probabilities, const OptionalArray& mask, const Array& assignments,
+                   const Array& losses, float learning_rate, float min_probability,
+                   bool keep_minimum, const Array& out) {
+  evk::NesUpdateParams p{};
+  p.assignments = data<int32_t>(assignments);
+  p.assignments_stride = stride(assignments, 0);
+  p.losses = data<float>(losses);
+  p.samples = losses.shape(0);
+  p.learning_rate = learning_rate;
+  p.min_probability = min_probability;
+  p.keep_minimum = keep_minimum;
+  p.out = mutable_data<float>(out);
+  p.out_stride = stride(out, 0);
+  const int64_t scratch = evk::kMostCategoricalRows * (2 * probabilities.shape(1) + p.samples);
+  const auto memory = prepare(p.rows, probabilities, mask, p.samples, scratch, p.samples);
+  p.utilities = p.rows.scratch + (p.rows.parallel ? thread_count() : 1) * scratch;
+  int64_t fault = -1;
+  p.rows.fault = &fault;
+  std::optional<Running> running;
+  if (draws(p.rows, p.samples) >= kBriefDraws) running.emplace();
+  active->nes_update(p);
+  return fault;
+}
+
 // Floating-point operations or bytes of all threads; 0 where the instruction set lacks them.
 int64_t machine_limit(int limit, const Array& in, const Array& out, int64_t steps) {
   int64_t work = 0;
@@ -480,6 +658,9 @@ PYBIND11_MODULE(_cpu, m) {
   m.def("network_loss", &network_loss);
   m.def("pool2d", &pool2d);
   m.def("affine", &affine);
+  m.def("residual", &residual);
+  m.def("nes_sample", &nes_sample);
+  m.def("nes_update", &nes_update);
   m.def("machine_limit", &machine_limit);
   m.attr("emulates_avx512") =
 #if defined(EVK_EMULATE_AVX512)

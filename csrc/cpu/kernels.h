@@ -8,16 +8,21 @@
 namespace evk {
 
 enum class InitScheme : int {
-  kGlorotUniform = 0,  // limit per block
+  kGlorotUniform = 0,
   kHeUniform = 1,
   kLecunNormal = 2,
   kUnitRows = 3,
   kTorch = 4,
 };
 
-// Parameters of consecutive genes: weights [fan_in, outputs], then bias [outputs].
-struct DenseBlock {
-  int64_t fan_in, outputs;
+enum class GeneContent : int { kWeights = 0, kBias = 1, kOnes = 2, kZeros = 3 };
+
+// Consecutive genes: `rows` rows with one gene for each of `outputs` units. A part that continues
+// belongs to the same units as the part before it.
+struct GenePart {
+  int64_t rows, outputs;
+  GeneContent content;
+  bool continues;
   float scale;  // what the deviates are multiplied with; the scheme's choice, made on the host
 };
 
@@ -25,8 +30,8 @@ struct InitGenomesParams {
   float* out;  // [individuals, genes]
   int64_t out_stride;
   int64_t individuals;
-  const DenseBlock* blocks;
-  int64_t block_count;
+  const GenePart* parts;
+  int64_t part_count;
   InitScheme scheme;
   uint64_t seed;
   uint32_t first;
@@ -49,8 +54,8 @@ struct CrossoverMutateParams {
   CrossoverKind kind;
   int distribution;
   uint64_t rate_threshold, mutation_threshold;  // Bernoulli thresholds, 2^32 = always
-  const DenseBlock* blocks;                     // rows only
-  int64_t block_count;
+  const GenePart* parts;                        // rows only
+  int64_t part_count;
   uint64_t seed;
   uint32_t generation, first;
 };
@@ -64,8 +69,8 @@ struct ReplayParams {
   float* out;  // [outputs, genes]
   int64_t out_stride;
   int64_t outputs, genes;
-  const DenseBlock* blocks;
-  int64_t block_count;
+  const GenePart* parts;
+  int64_t part_count;
   InitScheme scheme;
   CrossoverKind kind;
   int distribution;
@@ -87,8 +92,8 @@ struct ReplayParams {
   int64_t segment;       // genes per task, a multiple of kReplayUnit
   int64_t scratch_rows;  // beside one more
   float* scratch;        // [threads, scratch_rows + 1, segment]
-  float* lengths;        // unit_rows: [founders, units], else null
-  int64_t units;
+  float* lengths;        // unit_rows: [founders, weight_columns], else null
+  int64_t weight_columns;
 };
 
 constexpr int64_t kReplayUnit = 64;  // genes: the largest group of any instruction set
@@ -102,25 +107,54 @@ struct MutateSigmaParams {
   uint32_t generation, first;
 };
 
-// One step of a network on a sample: [channels, height, width] in, flat sizes for the others.
-enum class StepKind : int { kDense = 0, kActivation = 1, kMaxPool = 2, kAvgPool = 3 };
+// Rows of one layer's parameters in their bank, and the row that each slot uses. Elements are fp32,
+// or bf16 where NetworkParams::bf16_bank says so.
+struct Parameter {
+  const void* base;  // null: the layer has none
+  int64_t stride;    // in elements
+  const int32_t* row;
+
+  template <class T>
+  const T* of(int64_t slot) const {
+    return static_cast<const T*>(base) + row[slot] * stride;
+  }
+};
+
+// One step of a network on a sample. Tiles know the first four.
+enum class StepKind : int {
+  kDense = 0,
+  kActivation = 1,
+  kMaxPool = 2,
+  kAvgPool = 3,
+  kConv = 4,
+  kAffine = 5,
+  kAdd = 6,
+  kGlobalAvgPool = 7,
+  kChannelsFirst = 8,  // [H, W, C] to [C, H, W]
+  kChannelsLast = 9,
+  kElman = 10,
+};
 
 struct Step {
   StepKind kind;
   int activation;  // code of core/activation.h
   float slope;
-  int64_t inputs, outputs;
-  // dense: the weights [inputs, outputs] and bias [outputs] of individual p start at
-  // weights + p * weights_stride and bias + p * bias_stride
-  const float* weights;
-  int64_t weights_stride;
-  const float* bias;
-  int64_t bias_stride;
-  // pools
+  int64_t inputs, outputs;    // features of a sample
+  int source, other, target;  // buffers: read, added, written
+  Parameter weights, bias;    // dense [inputs, outputs], conv [depth, channels], Elman W_in
+  Parameter recurrent;        // Elman [outputs, outputs]
+  Parameter scale, shift;     // affine [channels]; of a conv: what follows it
+  int64_t length;             // Elman: steps of the sequence
+  bool whole_sequence;        // Elman: all states are the output, not the last
   int64_t channels, height, width;
+  bool channels_first;  // the image is [C, H, W], as a network's input is
   int64_t kernel_height, kernel_width, stride_height, stride_width, pad_height, pad_width;
-  int64_t out_height, out_width;
+  int64_t out_channels, out_height, out_width;
   bool count_include_pad;
+  // conv, in the padded image: where each weight row reads, [C * KH * KW], relative to where each
+  // position of the output begins, [H' * W']
+  const int32_t* offsets;
+  const int32_t* places;
 };
 
 enum class Loss : int { kCrossEntropy = 0, kMeanSquaredError = 1 };
@@ -128,13 +162,24 @@ enum class Loss : int { kCrossEntropy = 0, kMeanSquaredError = 1 };
 struct NetworkParams {
   const Step* steps;
   int64_t step_count;
-  const float* x;         // [slots, samples, inputs], or [samples, inputs] with x_slot_stride 0
+  bool tiles;           // steps of tiles of samples (network_tiles.cpp), else of single samples
+  const float* x;       // [slots, samples, inputs], or [samples, inputs] with x_slot_stride 0
+  const uint8_t* x_u8;  // instead of x; times x_scale
+  float x_scale;
   int64_t x_slot_stride;  // 0: one batch shared by all slots
   int64_t x_sample_stride;
   int64_t inputs, outputs;
-  const int32_t* index;  // [slots]: the individual each slot runs
   int64_t slots, samples;
-  bool bf16;
+  bool bf16;       // inputs and weights of products are rounded to bf16
+  bool bf16_bank;  // parameters are stored as bf16
+  // single samples: buffer 0 is the input
+  const int64_t* buffer_features;
+  int64_t buffer_count;
+  int64_t head_steps;  // without parameters, from buffer 0 to head_buffer
+  int head_buffer;
+  int64_t flat_step;  // the first dense or recurrent one; images come before it
+  int output_buffer;
+  int64_t output_channels;  // of an output image [H, W, C], else 1
   // network_forward
   float* out;  // [slots, samples, outputs], or null
   int64_t out_slot_stride, out_sample_stride;
@@ -169,6 +214,55 @@ struct AffineParams {
   int64_t slots, samples, channels, length;
 };
 
+struct ResidualParams {
+  const float* x;  // [count], as y and out
+  const float* y;
+  float* out;
+  int64_t count;
+  int activation;  // code of core/activation.h
+  float slope;
+};
+
+constexpr double kRowSumTolerance = 1e-3;     // that a row of probabilities may be off from 1
+constexpr int64_t kMostCategoricalRows = 64;  // side by side in any instruction set
+
+// Probabilities [count, choices], one categorical distribution per row. The kernels look for
+// values that are none: `fault` becomes the first row that is no distribution, or `count` for a
+// wrong assignment, or -1; the output is worth nothing unless it is -1.
+struct CategoricalRows {
+  const float* probabilities;
+  int64_t stride;
+  const bool* mask;  // [count, choices], true where there is no entry, or null
+  int64_t mask_stride;
+  int64_t count, choices;
+  bool parallel;
+  float* scratch;  // [threads, scratch_size], aligned to 64 bytes
+  int64_t scratch_size;
+  int64_t* fault;
+};
+
+struct NesSampleParams {
+  CategoricalRows rows;  // scratch: kMostCategoricalRows * choices
+  int64_t samples;
+  uint64_t seed;
+  uint32_t step;
+  int32_t* out;  // [samples, count]
+  int64_t out_stride;
+};
+
+struct NesUpdateParams {
+  CategoricalRows rows;        // scratch: kMostCategoricalRows * (2 * choices + samples)
+  const int32_t* assignments;  // [samples, count]
+  int64_t assignments_stride;
+  const float* losses;  // [samples]
+  int64_t samples;
+  float learning_rate, min_probability;
+  bool keep_minimum;
+  float* utilities;  // [samples], scratch too
+  float* out;        // [count, choices]
+  int64_t out_stride;
+};
+
 enum class MachineLimit : int {
   kMultiplyAdd = 0,
   kBf16Dot = 1,
@@ -195,6 +289,9 @@ struct MachineLimitParams {
   F(max_pool2d, PoolParams)                  \
   F(avg_pool2d, PoolParams)                  \
   F(affine, AffineParams)                    \
+  F(residual, ResidualParams)                \
+  F(nes_sample, NesSampleParams)             \
+  F(nes_update, NesUpdateParams)             \
   F(machine_limit, MachineLimitParams)
 
 #define EVK_DECLARE_KERNEL(name, Params) void name(const Params&);

@@ -67,7 +67,7 @@ void make_genes(const Parents& given, const Steps& taken, const Mutation& chosen
   if (gene < end) make_group(parents, steps, mutation, gene, end - gene, kind, target, streaming);
 }
 
-// f(gene, unit, count) for every piece of [begin, end) that lies in one row of a block, whose first
+// f(gene, unit, count) for every piece of [begin, end) that lies in one row of a part, whose first
 // gene is `first`.
 template <class F>
 EVK_INLINE void for_rows(i64 first, i64 outputs, i64 begin, i64 end, const F& f) {
@@ -81,32 +81,35 @@ EVK_INLINE void for_rows(i64 first, i64 outputs, i64 begin, i64 end, const F& f)
 
 // The weights of each unit over their length, in the genes [begin, end) that `out` begins with.
 void divide_units(const ReplayParams& p, const float* lengths, float* out, i64 begin, i64 end) {
-  i64 gene = 0;
-  for (i64 b = 0; b < p.block_count; ++b) {
-    const i64 outputs = p.blocks[b].outputs, bias = gene + p.blocks[b].fan_in * outputs;
-    for_rows(
-        gene, outputs, gene < begin ? begin : gene, bias < end ? bias : end,
-        [&](i64 at, i64 unit, i64 count) { divide(out + (at - begin), lengths + unit, count); });
-    gene = bias + outputs;
-    lengths += outputs;
+  i64 first = 0;
+  for (i64 i = 0; i < p.part_count; ++i) {
+    const i64 outputs = p.parts[i].outputs, next = first + p.parts[i].rows * outputs;
+    if (p.parts[i].content == GeneContent::kWeights) {
+      for_rows(
+          first, outputs, first < begin ? begin : first, next < end ? next : end,
+          [&](i64 at, i64 unit, i64 count) { divide(out + (at - begin), lengths + unit, count); });
+      lengths += outputs;
+    }
+    first = next;
   }
 }
 
-// The lengths of a founder's units, [units]; it is drawn for them once more.
+// The lengths of a founder's units, part by part: [weight_columns]; it is drawn for them once more.
 void make_lengths(const ReplayParams& p, const Source& source, float* buffer, float* lengths) {
-  i64 gene = 0;
-  for (i64 b = 0; b < p.block_count; ++b) {
-    const i64 outputs = p.blocks[b].outputs, bias = gene + p.blocks[b].fan_in * outputs;
+  i64 first = 0, next = 0;
+  for (i64 i = 0; i < p.part_count; ++i, first = next) {
+    const i64 outputs = p.parts[i].outputs;
+    next = first + p.parts[i].rows * outputs;
+    if (p.parts[i].content != GeneContent::kWeights) continue;
     memset(lengths, 0, static_cast<size_t>(outputs) * sizeof(float));
-    for (i64 begin = gene; begin < bias; begin += p.segment) {
-      const i64 end = begin + p.segment < bias ? begin + p.segment : bias;
-      init_segment(source, buffer, begin, begin, end, p.blocks[b].scale, Distribution::kNormal);
-      for_rows(gene, outputs, begin, end, [&](i64 at, i64 unit, i64 count) {
+    for (i64 begin = first; begin < next; begin += p.segment) {
+      const i64 end = begin + p.segment < next ? begin + p.segment : next;
+      init_segment(source, buffer, begin, begin, end, p.parts[i].scale, Distribution::kNormal);
+      for_rows(first, outputs, begin, end, [&](i64 at, i64 unit, i64 count) {
         add_squares(buffer + (at - begin), count, lengths + unit);
       });
     }
     lengths_of_sums(lengths, outputs);
-    gene = bias + outputs;
     lengths += outputs;
   }
 }
@@ -127,9 +130,9 @@ void make_run(const Segment& s, const Source& keys, i64 run) {
   const float* first = s.buffer;
   if (start == ReplayStart::kInit) {
     source.generation = 0;
-    init_genes(p.blocks, p.block_count, p.scheme, source, s.buffer, s.begin, s.end);
+    init_genes(p.parts, p.part_count, p.scheme, source, s.buffer, s.begin, s.end);
     if (p.scheme == InitScheme::kUnitRows) {
-      divide_units(p, p.lengths + *rows * p.units, s.buffer, s.begin, s.end);
+      divide_units(p, p.lengths + *rows * p.weight_columns, s.buffer, s.begin, s.end);
     }
     steps = Steps{steps.generation + 1, steps.number + 1, steps.sigma + 1, count - 1};
   } else {
@@ -141,7 +144,7 @@ void make_run(const Segment& s, const Source& keys, i64 run) {
   }
   Parents parents{s, rows, p.parent_count, s.begin, p.rate_threshold, source, first};
   if (kind == CrossoverKind::kRows) {
-    recombine_rows(parents, p.blocks, p.block_count, s.buffer, s.begin, s.end);
+    recombine_rows(parents, p.parts, p.part_count, s.buffer, s.begin, s.end);
     parents.first = s.buffer;
     kind = CrossoverKind::kNone;
   }
@@ -171,7 +174,7 @@ void replay(const ReplayParams& p) {
         if (static_cast<ReplayStart>(p.start[run]) != ReplayStart::kInit) continue;
         Source source = keys;
         source.individual = p.number[p.first_step[run]];
-        make_lengths(p, source, buffer, p.lengths + p.source[run] * p.units);
+        make_lengths(p, source, buffer, p.lengths + p.source[run] * p.weight_columns);
       }
     }
 #pragma omp for schedule(dynamic)

@@ -1,8 +1,5 @@
-// max_pool2d, avg_pool2d and affine as ops of their own, on arrays as the caller has them.
-#include "core/pool.h"
-
-#include "cpu/kernels.h"
-#include "cpu/simd.h"
+// Pools, affine and residual as ops of their own, on arrays as the caller has them.
+#include "cpu/network.h"
 
 EVK_NAMESPACE_BEGIN
 
@@ -68,6 +65,20 @@ void affine(const AffineParams& p) {
           for (i64 i = 0; i < p.length; ++i) out[i] = x[i] * scale + shift;
         }
       }
+    }
+  }
+}
+
+void residual(const ResidualParams& p) {
+  constexpr i64 chunk = 4096;  // floats that stay in the first cache between add and activation
+#pragma omp parallel
+  {
+    const FloatEnvironment environment;
+#pragma omp for schedule(static)
+    for (i64 first = 0; first < p.count; first += chunk) {
+      const i64 end = smaller_of(first + chunk, p.count);
+      for (i64 i = first; i < end; ++i) p.out[i] = p.x[i] + p.y[i];
+      activate_in_place(p.out + first, end - first, p.activation, p.slope);
     }
   }
 }

@@ -5,6 +5,8 @@
 // `Counter` a vector of 64-bit lanes for Philox (core/philox.h).
 #pragma once
 
+#include <stddef.h>
+
 #include "core/philox.h"
 
 #define EVK_CAT_(a, b) a##b
@@ -65,6 +67,14 @@ EVK_INLINE float fma(float a, float b, float c) {
 EVK_INLINE Float broadcast(const float* p) { return *p; }
 EVK_INLINE Float load(const float* p) { return *p; }
 EVK_INLINE void store(float* p, Float v) { *p = v; }
+EVK_INLINE Float load_part(const float* p, i64 count) { return count > 0 ? *p : 0.0f; }
+EVK_INLINE void store_part(float* p, i64 count, Float v) {
+  if (count > 0) *p = v;
+}
+EVK_INLINE Float load(const u16* p) {
+  return Element<float>::from_bits(static_cast<u32>(*p) << 16);
+}
+EVK_INLINE Float load_part(const u16* p, i64 count) { return count > 0 ? load(p) : 0.0f; }
 EVK_INLINE void store_streaming(float* p, Float v) { *p = v; }
 EVK_INLINE void finish_streaming() {}
 EVK_INLINE Word multiply_high(Word a, u32 b) {
@@ -101,6 +111,8 @@ typedef u64 Counter __attribute__((vector_size(4 * EVK_LANES)));
 #define EVK_MM(name) _mm256_##name
 typedef __m256 NativeFloat;
 typedef __m256i NativeInt;
+typedef __m128i HalfInt;
+EVK_INLINE HalfInt load_half(const u16* p) { return _mm_loadu_si128((const HalfInt*)p); }
 EVK_INLINE NativeInt even_then_odd(NativeInt even, NativeInt odd) {
   return _mm256_blend_epi32(even, odd, 0xaa);
 }
@@ -110,6 +122,8 @@ EVK_INLINE Counter block_order() { return Counter{0, 2, 1, 3}; }
 #define EVK_MM(name) _mm512_##name
 typedef __m512 NativeFloat;
 typedef __m512i NativeInt;
+typedef __m256i HalfInt;
+EVK_INLINE HalfInt load_half(const u16* p) { return _mm256_loadu_si256((const HalfInt*)p); }
 EVK_INLINE NativeInt even_then_odd(NativeInt even, NativeInt odd) {
   return _mm512_mask_blend_epi32(0xaaaa, even, odd);
 }
@@ -149,6 +163,24 @@ EVK_INLINE Float fma(Float a, Float b, Float c) {
 EVK_INLINE Float broadcast(const float* p) { return (Float)EVK_MM(set1_ps)(*p); }
 EVK_INLINE Float load(const float* p) { return (Float)EVK_MM(loadu_ps)(p); }
 EVK_INLINE void store(float* p, Float v) { EVK_MM(storeu_ps)(p, (NativeFloat)v); }
+// The first `count` < kLanes elements; memory past them is not touched, lanes past them are 0.
+EVK_INLINE Float load_part(const float* p, i64 count) {
+  Float v{};
+  __builtin_memcpy(&v, p, static_cast<size_t>(count) * sizeof(float));
+  return v;
+}
+EVK_INLINE void store_part(float* p, i64 count, Float v) {
+  __builtin_memcpy(p, &v, static_cast<size_t>(count) * sizeof(float));
+}
+// bf16 as floats.
+EVK_INLINE Float load(const u16* p) {
+  return (Float)((Word)EVK_MM(cvtepu16_epi32)(load_half(p)) << 16);
+}
+EVK_INLINE Float load_part(const u16* p, i64 count) {
+  u16 part[kLanes] = {};
+  __builtin_memcpy(part, p, static_cast<size_t>(count) * sizeof(u16));
+  return load(part);
+}
 // Past the cache; p must be aligned to a vector.
 EVK_INLINE void store_streaming(float* p, Float v) {
 #if defined(EVK_EMULATE_AVX512)
@@ -162,6 +194,11 @@ EVK_INLINE Word multiply_high(Word a, u32 b) {
   const Counter wide = Wide<Counter>::all(b);
   const Counter even = Wide<Counter>::multiply_low((Counter)a, wide) >> 32;
   const Counter odd = Wide<Counter>::multiply_low((Counter)a >> 32, wide);
+  return (Word)even_then_odd((NativeInt)even, (NativeInt)odd);
+}
+EVK_INLINE Word multiply_high(Word a, Word b) {
+  const Counter even = Wide<Counter>::multiply_low((Counter)a, (Counter)b) >> 32;
+  const Counter odd = Wide<Counter>::multiply_low((Counter)a >> 32, (Counter)b >> 32);
   return (Word)even_then_odd((NativeInt)even, (NativeInt)odd);
 }
 // Word j of block b belongs to gene 4b + j: two vectors of genes out of one vector of counters.

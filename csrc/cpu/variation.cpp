@@ -72,7 +72,7 @@ void make_genes(const Offspring& offspring, i64 begin, i64 end, CrossoverKind ki
 void make_offspring(const Offspring& o, i64 begin, i64 end, bool streaming) {
   const CrossoverKind kind = o.kind();
   if (kind != CrossoverKind::kRows) return make_genes(o, begin, end, kind, streaming);
-  recombine_rows(o, o.params.blocks, o.params.block_count, o.out, begin, end);
+  recombine_rows(o, o.params.parts, o.params.part_count, o.out, begin, end);
   if (!o.mutates()) return;
   Offspring recombined = o;
   recombined.first = o.out;
@@ -94,13 +94,13 @@ void init_genome(const InitGenomesParams& p, i64 individual) {
   const Source source{RoundKeys(key_of(p.seed)), p.first + static_cast<u32>(individual), 0};
   float* genome = p.out + individual * p.out_stride;
   i64 genes = 0;
-  for (i64 b = 0; b < p.block_count; ++b) genes += (p.blocks[b].fan_in + 1) * p.blocks[b].outputs;
-  init_genes(p.blocks, p.block_count, p.scheme, source, genome, 0, genes);
+  for (i64 i = 0; i < p.part_count; ++i) genes += p.parts[i].rows * p.parts[i].outputs;
+  init_genes(p.parts, p.part_count, p.scheme, source, genome, 0, genes);
   if (p.scheme != InitScheme::kUnitRows) return;
-  for (i64 b = 0; b < p.block_count; ++b) {
-    const DenseBlock& block = p.blocks[b];
-    normalise_units(genome, block.fan_in, block.outputs);
-    genome += (block.fan_in + 1) * block.outputs;
+  for (i64 i = 0; i < p.part_count; ++i) {
+    const GenePart& part = p.parts[i];
+    if (part.content == GeneContent::kWeights) normalise_units(genome, part.rows, part.outputs);
+    genome += part.rows * part.outputs;
   }
 }
 

@@ -218,19 +218,21 @@ EVK_INLINE void recombine_units(const O& o, float* out, i64 unit, i64 gene, i64 
 
 // Row-wise crossover of the genes [begin, end); `out` begins with gene `origin`, too.
 template <class O>
-EVK_INLINE void recombine_rows(const O& o, const DenseBlock* blocks, i64 block_count, float* out,
+EVK_INLINE void recombine_rows(const O& o, const GenePart* parts, i64 part_count, float* out,
                                i64 begin, i64 end) {
   i64 gene = 0, unit = 0;
-  for (i64 b = 0; b < block_count; ++b) {
-    const DenseBlock& block = blocks[b];
-    const i64 next = gene + (block.fan_in + 1) * block.outputs;
-    for (i64 at = 0; at < block.outputs && gene < end && next > begin; at += kGroup) {
-      const i64 left = block.outputs - at;
-      recombine_units(o, out, unit + at, gene + at, block.outputs, block.fan_in + 1,
-                      left < kGroup ? left : kGroup, begin, end);
+  for (i64 i = 0; i < part_count;) {
+    const i64 outputs = parts[i].outputs;
+    i64 rows = parts[i].rows;
+    for (++i; i < part_count && parts[i].continues; ++i) rows += parts[i].rows;
+    const i64 next = gene + rows * outputs;
+    for (i64 at = 0; at < outputs && gene < end && next > begin; at += kGroup) {
+      const i64 left = outputs - at;
+      recombine_units(o, out, unit + at, gene + at, outputs, rows, left < kGroup ? left : kGroup,
+                      begin, end);
     }
     gene = next;
-    unit += block.outputs;
+    unit += outputs;
   }
 }
 
@@ -262,7 +264,7 @@ EVK_INLINE FloatGroup mutate(const Source& source, const Mutation& mutation, flo
 
 // --- init ----------------------------------------------------------------------------------------
 
-// The genes [begin, end), all of one block; `out` begins with gene `origin`.
+// The genes [begin, end), all of one part; `out` begins with gene `origin`.
 EVK_INLINE void init_segment(const Source& source, float* out, i64 origin, i64 begin, i64 end,
                              float scale, Distribution distribution) {
   for (i64 gene = begin & ~i64{3}; gene < end; gene += kGroup) {
@@ -280,24 +282,25 @@ EVK_INLINE void init_segment(const Source& source, float* out, i64 origin, i64 b
 
 // The genes [begin, end) of a fresh genome, which `out` begins with; the weights of unit_rows are
 // still to be divided by their units' lengths.
-EVK_INLINE void init_genes(const DenseBlock* blocks, i64 block_count, InitScheme scheme,
+EVK_INLINE void init_genes(const GenePart* parts, i64 part_count, InitScheme scheme,
                            const Source& source, float* out, i64 begin, i64 end) {
   const bool normal = scheme == InitScheme::kLecunNormal || scheme == InitScheme::kUnitRows;
   const Distribution distribution = normal ? Distribution::kNormal : Distribution::kUniform;
-  i64 gene = 0;
-  for (i64 b = 0; b < block_count && gene < end; ++b) {
-    const DenseBlock& block = blocks[b];
-    const i64 bias = gene + block.fan_in * block.outputs;
-    const i64 next = bias + block.outputs;
-    const i64 drawn = scheme == InitScheme::kTorch ? next : bias;
-    const i64 from = gene < begin ? begin : gene;
-    const i64 to = drawn < end ? drawn : end;
-    if (from < to) init_segment(source, out, begin, from, to, block.scale, distribution);
-    const i64 zero = drawn < begin ? begin : drawn;
-    const i64 last = next < end ? next : end;
-    if (zero < last)
-      memset(out + (zero - begin), 0, static_cast<size_t>(last - zero) * sizeof(float));
-    gene = next;
+  i64 first = 0;
+  for (i64 i = 0; i < part_count && first < end; ++i) {
+    const GenePart& part = parts[i];
+    const i64 next = first + part.rows * part.outputs;
+    const i64 from = first < begin ? begin : first;
+    const i64 to = next < end ? next : end;
+    const bool draws = part.content == GeneContent::kWeights ||
+                       (part.content == GeneContent::kBias && scheme == InitScheme::kTorch);
+    if (draws && from < to) {
+      init_segment(source, out, begin, from, to, part.scale, distribution);
+    } else {
+      const float value = part.content == GeneContent::kOnes ? 1.0f : 0.0f;
+      for (i64 gene = from; gene < to; ++gene) out[gene - begin] = value;
+    }
+    first = next;
   }
 }
 

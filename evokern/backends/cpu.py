@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 from functools import lru_cache
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -15,17 +15,11 @@ import numpy.typing as npt
 from evokern import _cpu
 from evokern._program import Program
 from evokern._values import integer
+from evokern.backends.steps import FIRST_TILE, SMALL_GENOME, compile_steps, has_tiles
+from evokern.backends.steps import Program as NetworkProgram
 from evokern.errors import BackendError
-from evokern.layout import GenomeLayout
-from evokern.network import (
-    ACTIVATIONS,
-    Activation,
-    AvgPool2d,
-    Dense,
-    Flatten,
-    Network,
-    Pool2d,
-)
+from evokern.layout import GENE_CONTENTS, GenomeLayout
+from evokern.network import ACTIVATIONS, ActivationName, Conv2d, Dense, Network
 from evokern.rules import (
     CROSSOVER_KINDS,
     DISTRIBUTIONS,
@@ -38,9 +32,8 @@ F32 = npt.NDArray[np.float32]
 I32 = npt.NDArray[np.int32]
 I64 = npt.NDArray[np.int64]
 
-# Kinds of csrc/cpu/kernels.h and the columns of a step table (csrc/cpu/bindings.cpp).
-_DENSE, _ACTIVATION, _MAX_POOL, _AVG_POOL = range(4)
-_FIELDS = 20
+Banks = list[npt.NDArray[Any]]
+"""Per layer with parameters [P_l, G_l], float32 or uint16 with the bits of bf16."""
 
 _MOST_THREADS = 1024  # OpenMP ends the process where the system gives it no more
 
@@ -70,7 +63,7 @@ def set_threads(threads: int) -> None:
 def init_genomes(layout: GenomeLayout, *, seed: int, scheme: str, first: int, out: F32) -> None:
     """See ``ops.init_genomes``."""
     code = INIT_SCHEMES.index(scheme)
-    _cpu.init_genomes(out, _blocks(layout), init_scales(scheme, layout), code, seed, first)
+    _cpu.init_genomes(out, _parts(layout), init_scales(scheme, layout), code, seed, first)
 
 
 def crossover_mutate(
@@ -96,7 +89,7 @@ def crossover_mutate(
         parents,
         sigma,
         weights,
-        None if layout is None else _blocks(layout),
+        None if layout is None else _parts(layout),
         out,
         out_rows,
         CROSSOVER_KINDS.index(kind),
@@ -127,7 +120,7 @@ def replay(program: Program, layout: GenomeLayout, *, out: F32) -> None:
     _cpu.replay(
         program,
         out,
-        _blocks(layout),
+        _parts(layout),
         init_scales(recipe.scheme, layout),
         weights,
         INIT_SCHEMES.index(recipe.scheme),
@@ -142,7 +135,7 @@ def replay(program: Program, layout: GenomeLayout, *, out: F32) -> None:
 def dense_forward(
     x: F32,
     w: F32,
-    b: F32,
+    b: F32 | None,
     *,
     index: I32,
     activation: str,
@@ -152,12 +145,27 @@ def dense_forward(
 ) -> None:
     """See ``ops.dense_forward``: a network of one layer whose weights are two banks."""
     inputs, outputs = w.shape[1:]
-    row = _row(_DENSE, inputs, outputs, activation=ACTIVATIONS.index(activation))
-    row[4:8] = (0, 0, 1, 0)
-    banks = [_rows(w), b]
-    slopes = np.array([negative_slope], np.float32)
-    table = np.array([row], np.int64)
-    _cpu.network_forward(banks, table, slopes, x, index, precision == "bf16", out)
+    layer = Dense(outputs, cast(ActivationName, activation), negative_slope, b is not None)
+    _layer_forward(x, w, b, layer, (inputs,), index, precision, out)
+
+
+def conv2d_forward(
+    x: F32,
+    w: F32,
+    b: F32 | None,
+    *,
+    index: I32,
+    geometry: tuple[int, int, int, int, int, int],
+    activation: str,
+    negative_slope: float,
+    precision: str,
+    out: F32,
+) -> None:
+    """See ``ops.conv2d_forward``: a network of one layer whose weights are two banks."""
+    kernel, stride, padding = geometry[:2], geometry[2:4], geometry[4:]
+    name = cast(ActivationName, activation)
+    layer = Conv2d(w.shape[2], kernel, stride, padding, name, negative_slope, b is not None)
+    _layer_forward(x, w, b, layer, x.shape[-3:], index, precision, out)
 
 
 def max_pool2d(x: F32, *, geometry: tuple[int, ...], out: F32) -> None:
@@ -170,46 +178,62 @@ def avg_pool2d(x: F32, *, geometry: tuple[int, ...], count_include_pad: bool, ou
     _pool2d(x, geometry, False, count_include_pad, out)
 
 
+def global_avg_pool(x: F32, *, out: F32) -> None:
+    """See ``ops.global_avg_pool``."""
+    _pool2d(x, (*x.shape[-2:], 1, 1, 0, 0), False, True, out[..., None, None])
+
+
 def affine(x: F32, scale: F32, shift: F32, *, index: I32, out: F32) -> None:
     """See ``ops.affine``."""
     _cpu.affine(x, scale, shift, index, out)
 
 
+def residual(x: F32, y: F32, *, activation: str, negative_slope: float, out: F32) -> None:
+    """See ``ops.residual``."""
+    _cpu.residual(x, y, ACTIVATIONS.index(activation), negative_slope, out)
+
+
 def network_forward(
-    genomes: F32, network: Network, x: F32, *, index: I32, precision: str, out: F32
+    banks: Banks,
+    network: Network,
+    x: npt.NDArray[Any],
+    *,
+    index: I32,
+    precision: str,
+    x_scale: float | None,
+    out: F32,
 ) -> None:
     """See ``ops.network_forward``."""
-    table, slopes = _steps(network)
-    samples = out.reshape(*out.shape[:2], -1) if out.size else out
-    if samples.size:
-        _cpu.network_forward(
-            [genomes], table, slopes, _flat(network, x), index, precision == "bf16", samples
-        )
+    samples = out.reshape(*out.shape[:2], -1)
+    values = _flat(network.input_shape, x)
+    program = _program(network, values.shape[-2])
+    scale = 1.0 if x_scale is None else x_scale
+    _cpu.network_forward(banks, program, values, scale, index, precision == "bf16", samples)
 
 
 def network_loss(
-    genomes: F32,
+    banks: Banks,
     network: Network,
-    x: F32,
+    x: npt.NDArray[Any],
     y: npt.NDArray[Any],
     *,
     index: I32,
     classes: I32 | None,
     loss: str,
     precision: str,
+    x_scale: float | None,
     out_loss: F32,
     out_correct: I32,
 ) -> None:
     """See ``ops.network_loss``."""
-    table, slopes = _steps(network)
+    values = _flat(network.input_shape, x)
     _cpu.network_loss(
-        [genomes],
-        table,
-        slopes,
-        _flat(network, x),
+        banks,
+        _program(network, values.shape[-2]),
+        values,
+        1.0 if x_scale is None else x_scale,
         index,
         precision == "bf16",
-        network.output_shape[0],
         y,
         loss == "mse",
         classes,
@@ -218,10 +242,41 @@ def network_loss(
     )
 
 
+def nes_sample(
+    probabilities: F32, *, mask: npt.NDArray[np.bool_] | None, seed: int, step: int, out: I32
+) -> int:
+    """See ``ops.nes_sample``; returns what ``reference.categorical`` does."""
+    fault: int = _cpu.nes_sample(probabilities, mask, out, seed, step)
+    return fault
+
+
+def nes_update(
+    probabilities: F32,
+    assignments: I32,
+    losses: F32,
+    *,
+    learning_rate: float,
+    min_probability: float,
+    keep_minimum: bool,
+    mask: npt.NDArray[np.bool_] | None,
+    out: F32,
+) -> int:
+    """See ``ops.nes_update``; returns what ``reference.categorical`` does."""
+    fault: int = _cpu.nes_update(
+        probabilities, mask, assignments, losses, learning_rate, min_probability, keep_minimum, out
+    )
+    return fault
+
+
 @lru_cache(maxsize=256)
-def _blocks(layout: GenomeLayout) -> I64:
-    blocks = [(block.fan_in, block.outputs) for block in layout.blocks]
-    return np.array(blocks, np.int64).reshape(-1, 2)
+def _parts(layout: GenomeLayout) -> I64:
+    """int64 [parts, 4]: rows, outputs, content, whether it continues the part before."""
+    rows = [
+        (part.rows, block.outputs, GENE_CONTENTS.index(part.content), number > 0)
+        for block in layout.blocks
+        for number, part in enumerate(block.parts)
+    ]
+    return np.array(rows, np.int64).reshape(-1, 4)
 
 
 def _rows(array: F32) -> F32:
@@ -229,45 +284,33 @@ def _rows(array: F32) -> F32:
     return array.reshape(array.shape[0], -1)
 
 
-def _flat(network: Network, x: F32) -> F32:
-    batch_axes = x.ndim - len(network.input_shape)
-    return x.reshape(*x.shape[:batch_axes], -1)
+def _flat(input_shape: tuple[int, ...], x: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    return x.reshape(*x.shape[: x.ndim - len(input_shape)], -1)
 
 
-def _row(kind: int, inputs: int, outputs: int, *, activation: int = 0) -> list[int]:
-    return [kind, activation, inputs, outputs] + [0] * (_FIELDS - 4)
+def _program(network: Network, samples: int) -> NetworkProgram:
+    many = samples >= FIRST_TILE or network.layout.size <= SMALL_GENOME
+    tiles = many and has_tiles(network.layers)
+    return compile_steps(network.layers, network.input_shape, tiles)
 
 
-@lru_cache(maxsize=256)
-def _steps(network: Network) -> tuple[I64, F32]:
-    """The step table [n, 20] and the slopes [n] of a network."""
-    rows: list[list[int]] = []
-    slopes: list[float] = []
-    offsets = iter(network.layout.offsets)
-    for layer, before, after in zip(
-        network.layers, network.shapes[:-1], network.shapes[1:], strict=True
-    ):
-        inputs, outputs = int(np.prod(before)), int(np.prod(after))
-        slope = 0.0
-        if isinstance(layer, Flatten):
-            continue
-        if isinstance(layer, Dense):
-            row = _row(_DENSE, inputs, outputs, activation=ACTIVATIONS.index(layer.activation))
-            offset = next(offsets)
-            row[4:8] = (0, offset, 0, offset + inputs * outputs)
-            slope = layer.negative_slope
-        elif isinstance(layer, Activation):
-            row = _row(_ACTIVATION, inputs, outputs, activation=ACTIVATIONS.index(layer.name))
-            slope = layer.negative_slope
-        elif isinstance(layer, Pool2d):
-            average = isinstance(layer, AvgPool2d)
-            row = _row(_AVG_POOL if average else _MAX_POOL, inputs, outputs)
-            counts_pad = int(isinstance(layer, AvgPool2d) and layer.count_include_pad)
-            row[8:] = [*before, *layer.geometry(), *after[1:], counts_pad]
-        rows.append(row)
-        slopes.append(slope)
-    table = np.array(rows, np.int64).reshape(-1, _FIELDS)
-    return table, np.array(slopes, np.float32)
+def _layer_forward(
+    x: F32,
+    w: F32,
+    b: F32 | None,
+    layer: Dense | Conv2d,
+    input_shape: tuple[int, ...],
+    index: I32,
+    precision: str,
+    out: F32,
+) -> None:
+    """One layer as a network, with weights and bias in banks of their own."""
+    values = _flat(input_shape, x)
+    tiles = values.shape[-2] >= FIRST_TILE and isinstance(layer, Dense)
+    program = compile_steps((layer,), input_shape, tiles, bias_apart=True)
+    banks = [_rows(w)] if b is None else [_rows(w), b]
+    samples = out.reshape(*out.shape[:2], -1)
+    _cpu.network_forward(banks, program, values, 1.0, index[None], precision == "bf16", samples)
 
 
 def _pool2d(

@@ -5,25 +5,40 @@ caller's kind without a copy. The last axis must be contiguous, other strides ar
 take ``backend="auto" | "cpu" | "reference"`` and, where it makes sense, ``out=``.
 
 Shapes: **P** population, **G** genes, **S** slots (what one call evaluates), **B** batch, **R**
-parents, **I/O** features in and out, **C H W** channels, height, width.
+parents, **I/O** features in and out, **C H W** channels, height, width, **N** assigned layers,
+**K** choices of each.
 
 Errors: DtypeError, ShapeError, LayoutError, ArgumentError, BackendError, MemoryLimitError, each
 naming the argument, what was expected, what came and the mend.
 """
 
-from evokern.ops.layers import affine, avg_pool2d, dense_forward, max_pool2d
+from evokern.ops.categorical import nes_sample, nes_update
+from evokern.ops.layers import (
+    affine,
+    avg_pool2d,
+    conv2d_forward,
+    dense_forward,
+    global_avg_pool,
+    max_pool2d,
+    residual,
+)
 from evokern.ops.network import network_forward, network_loss
 from evokern.ops.variation import crossover_mutate, init_genomes, mutate_sigma, replay
 
 __all__ = [
     "affine",
     "avg_pool2d",
+    "conv2d_forward",
     "crossover_mutate",
     "dense_forward",
+    "global_avg_pool",
     "init_genomes",
     "max_pool2d",
     "mutate_sigma",
+    "nes_sample",
+    "nes_update",
     "network_forward",
     "network_loss",
     "replay",
+    "residual",
 ]

@@ -5,18 +5,34 @@ from __future__ import annotations
 import numpy as np
 
 from evokern._arrays import Array, expect, expect_shape, like, output
-from evokern._checks import batch_of, check_precision, images_of, merged, slots_of
+from evokern._checks import (
+    apart,
+    batch_of,
+    check_precision,
+    images_of,
+    layer_weights,
+    merged,
+    slots_of,
+    square_kernel,
+)
 from evokern._table import resolve
 from evokern._values import one_of
 from evokern.errors import LayoutError, ShapeError, message
-from evokern.network import ACTIVATIONS, ActivationName, AvgPool2d, MaxPool2d, pool_output
+from evokern.network import (
+    ACTIVATIONS,
+    ActivationName,
+    AvgPool2d,
+    Conv2d,
+    MaxPool2d,
+    pool_output,
+)
 from evokern.rules import Precision
 
 
 def dense_forward(
     x: Array,
     w: Array,
-    b: Array,
+    b: Array | None = None,
     *,
     index: Array | None = None,
     activation: ActivationName = "identity",
@@ -30,7 +46,7 @@ def dense_forward(
     Args:
         x: float32 [S, B, I], or [B, I] for one batch that all slots share.
         w: float32 [P, I, O], inner axes contiguous.
-        b: float32 [P, O].
+        b: float32 [P, O]; None: sums start at +0.
         index: int32 [S], the individual each slot runs; None means S = P, one each.
         activation: a name of ``evokern.network.ACTIVATIONS``.
         negative_slope: of ``leaky_relu``.
@@ -40,22 +56,13 @@ def dense_forward(
     """
     one_of("activation", activation, ACTIVATIONS)
     check_precision(precision, backend)
-    weights = expect("w", w, np.float32, "[P, I, O]", 3)
+    weights, bias = layer_weights(w, b, "[P, I, O]")
     population, inputs, outputs = weights.shape
-    if inputs < 1:
-        raise ShapeError(message("w", "[P, I, O] with I >= 1", f"{list(weights.shape)}"))
-    if weights.size and inputs > 1 and weights.strides[1] != outputs * 4:
-        mend = "try np.ascontiguousarray(w)"
-        raise LayoutError(
-            message("w", "[P, I, O], each [I, O] in one piece", f"{weights.strides}", mend)
-        )
-    bias = expect("b", b, np.float32, "[P, O]", 2)
-    expect_shape("b", bias, "[P, O]", (population, outputs))
     values = expect("x", x, np.float32, "[S, B, I] or [B, I]", None)
     slots = slots_of(index, population)
     batch = batch_of(values, (inputs,), len(slots))
     shape = (len(slots), batch, outputs)
-    target = output(out, shape, "[S, B, O]", x=values, w=weights, b=bias)
+    target = output(out, shape, "[S, B, O]", x=values, w=weights, **apart(bias))
     compute = resolve("dense_forward", backend)
     if target.size:
         compute(
@@ -63,6 +70,69 @@ def dense_forward(
             weights,
             bias,
             index=slots,
+            activation=activation,
+            negative_slope=float(negative_slope),
+            precision=precision,
+            out=target,
+        )
+    return out if out is not None else like(x)(target)
+
+
+def conv2d_forward(
+    x: Array,
+    w: Array,
+    b: Array | None = None,
+    *,
+    kernel: int | tuple[int, int] | None = None,
+    stride: int | tuple[int, int] = 1,
+    padding: int | tuple[int, int] = 0,
+    index: Array | None = None,
+    activation: ActivationName = "identity",
+    negative_slope: float = 0.01,
+    precision: Precision = "fp32",
+    out: Array | None = None,
+    backend: str = "auto",
+) -> Array:
+    """One convolution of many individuals: float32 [S, B, O, H', W'].
+
+    Args:
+        x: float32 [S, B, C, H, W], or [B, C, H, W] for one batch that all slots share.
+        w: float32 [P, C*KH*KW, O], inner axes contiguous; rows by channel, kernel row, column.
+        b: float32 [P, O]; None: sums start at +0.
+        kernel: size, an int or (height, width); None: the square one that ``w`` has rows for.
+        stride, padding: an int or (height, width); padding is multiplied like any input.
+        index, activation, negative_slope, precision: as in ``dense_forward``.
+        out: float32 [S, B, O, H', W'] to write to.
+        backend: see the module.
+    """
+    check_precision(precision, backend)
+    weights, bias = layer_weights(w, b, "[P, C*KH*KW, O]")
+    population, depth, outputs = weights.shape
+    values = expect("x", x, np.float32, "[S, B, C, H, W] or [B, C, H, W]", None)
+    if values.ndim not in (4, 5):
+        wanted = "[S, B, C, H, W] or [B, C, H, W]"
+        raise ShapeError(message("x", wanted, f"{list(values.shape)}"))
+    size = square_kernel(depth, values.shape[-3]) if kernel is None else kernel
+    layer = Conv2d(outputs, size, stride, padding, activation, float(negative_slope))
+    geometry = layer.geometry()
+    rows = values.shape[-3] * geometry[0] * geometry[1]
+    if rows != depth:
+        wanted = f"[P, C*KH*KW={rows}, O]"
+        raise ShapeError(message("w", wanted, f"{list(weights.shape)}"))
+    slots = slots_of(index, population)
+    batch = batch_of(values, values.shape[-3:], len(slots))
+    shape = (len(slots), batch, outputs, *pool_output(layer, *values.shape[-2:]))
+    merged("x", values, values.ndim - 3)
+    target = output(out, shape, "[S, B, O, H', W']", x=values, w=weights, **apart(bias))
+    merged("out", target, 2)
+    compute = resolve("conv2d_forward", backend)
+    if target.size:
+        compute(
+            values,
+            weights,
+            bias,
+            index=slots,
+            geometry=geometry,
             activation=activation,
             negative_slope=float(negative_slope),
             precision=precision,
@@ -112,6 +182,61 @@ def avg_pool2d(
     layer = AvgPool2d(kernel, stride, padding, count_include_pad)
     options = {"count_include_pad": bool(count_include_pad)}
     return _pool(x, layer, "avg_pool2d", options, out, backend)
+
+
+def global_avg_pool(x: Array, *, out: Array | None = None, backend: str = "auto") -> Array:
+    """Mean of every channel: ascending sum from +0, then one division. float32 [..., C].
+
+    Args:
+        x: float32 [..., C, H, W].
+        out: float32 [..., C] to write to.
+        backend: see the module.
+    """
+    values = expect("x", x, np.float32, "[..., C, H, W]", None)
+    if values.ndim < 3 or min(values.shape[-2:]) < 1:
+        wanted = "[..., C, H, W] with H, W >= 1"
+        raise ShapeError(message("x", wanted, f"{list(values.shape)}"))
+    target = output(out, values.shape[:-2], "[..., C]", x=values)
+    compute = resolve("global_avg_pool", backend)
+    if target.size:
+        images = images_of("x", values)
+        results = target.reshape(-1, target.shape[-1])
+        if not np.may_share_memory(results, target):
+            mend = "try a contiguous out"
+            raise LayoutError(message("out", "rows that follow each other", "gaps", mend))
+        compute(images, out=results)
+    return out if out is not None else like(x)(target)
+
+
+def residual(
+    x: Array,
+    y: Array,
+    *,
+    activation: ActivationName = "relu",
+    negative_slope: float = 0.01,
+    out: Array | None = None,
+    backend: str = "auto",
+) -> Array:
+    """``activation(x + y)``, element by element: the end of a residual block. Shape of ``x``.
+
+    Args:
+        x, y: float32 of one shape, contiguous.
+        activation, negative_slope: as in ``dense_forward``.
+        out: float32 of x's shape to write to; may be ``x`` itself.
+        backend: see the module.
+    """
+    one_of("activation", activation, ACTIVATIONS)
+    first = expect("x", x, np.float32, "[...]", None)
+    second = expect("y", y, np.float32, "[...]", None)
+    expect_shape("y", second, "the shape of x", first.shape)
+    target = output(out, first.shape, "[...]", in_place="x", x=first, y=second)
+    for name, array in (("x", first), ("y", second), ("out", target)):
+        merged(name, array, 0)
+    compute = resolve("residual", backend)
+    if target.size:
+        slope = float(negative_slope)
+        compute(first, second, activation=activation, negative_slope=slope, out=target)
+    return out if out is not None else like(x)(target)
 
 
 def affine(

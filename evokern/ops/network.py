@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
 from evokern import _arrays
@@ -28,29 +30,45 @@ def network_forward(
     *,
     index: Array | None = None,
     precision: Precision = "fp32",
+    x_scale: float | None = None,
     out: Array | None = None,
     backend: str = "auto",
 ) -> Array:
     """Outputs of many networks of one architecture: float32 [S, B, *output_shape].
 
     Args:
-        genomes: float32 [P, G] with G = ``network.layout.size``.
+        genomes: float32 [P, G] with G = ``network.layout.size``, or a list of one bank [P_l, G_l]
+            per layer with parameters, in genome order. bf16 (torch, ml_dtypes, or its bits as
+            uint16) halves the memory that is read; sums are fp32 all the same.
         network: the architecture.
-        x: float32 [B, *input_shape], one batch for all slots, or [S, B, *input_shape].
-        index: int32 [S], the individual each slot runs; None means S = P, one each.
-        precision: ``fp32`` (the bits of design section 5) or ``bf16``.
+        x: float32 [B, *input_shape], one batch for all slots, or [S, B, *input_shape]; or uint8,
+            times ``x_scale``.
+        index: int32 [S], the individual each slot runs, or [layers, S], the row of each layer's
+            bank; None means S = P, one each. Rows may repeat or be left out.
+        precision: ``fp32`` (the bits of design section 5) or ``bf16`` (inputs and weights of
+            products rounded to bf16).
+        x_scale: what uint8 inputs are multiplied with, one rounding to fp32.
         out: float32 [S, B, *output_shape] to write to.
         backend: see the module.
     """
     check_precision(precision, backend)
-    pool, slots, values, batch = evaluation(genomes, network, x, index)
-    shape = (len(slots), batch, *network.output_shape)
-    target = output(out, shape, "[S, B, *output_shape]", genomes=pool, x=values)
+    given = evaluation(genomes, network, x, index, x_scale)
+    shape = (given.slots, given.batch, *network.output_shape)
+    inputs: dict[str, Any] = {f"genomes[{number}]": bank for number, bank in enumerate(given.banks)}
+    target = output(out, shape, "[S, B, *output_shape]", x=given.x, **inputs)
     merged("out", target, 2)
     compute = resolve("network_forward", backend)
     if target.size:
-        compute(pool, network, values, index=slots, precision=precision, out=target)
-    return out if out is not None else like(genomes)(target)
+        compute(
+            given.banks,
+            network,
+            given.x,
+            index=given.index,
+            precision=precision,
+            x_scale=x_scale,
+            out=target,
+        )
+    return out if out is not None else like(_kind_of(genomes, x))(target)
 
 
 def network_loss(
@@ -63,13 +81,14 @@ def network_loss(
     classes: Array | None = None,
     loss: LossName = "cross_entropy",
     precision: Precision = "fp32",
+    x_scale: float | None = None,
     backend: str = "auto",
 ) -> tuple[Array, Array]:
     """Mean loss and number of correct predictions per slot: float32 [S], int32 [S].
 
     Args:
-        genomes, network, x, index, precision, backend: as in ``network_forward``; the network's
-            output must be flat.
+        genomes, network, x, index, precision, x_scale, backend: as in ``network_forward``; the
+            network's output must be flat.
         y: integer labels [B] or [S, B]; for ``mse`` float32 targets [B, O] or [S, B, O].
         classes: int32 [S]: outputs past a slot's class count take no part in loss and argmax.
         loss: ``cross_entropy`` (Eq. 5.5) or ``mse``; with ``mse`` no prediction counts as correct.
@@ -79,29 +98,38 @@ def network_loss(
     if len(network.output_shape) != 1:
         got = f"{list(network.output_shape)}"
         raise ShapeError(message("network", "a flat output [O]", got, "add Flatten() at the end"))
-    pool, slots, values, batch = evaluation(genomes, network, x, index)
+    given = evaluation(genomes, network, x, index, x_scale)
+    slots, batch = given.slots, given.batch
     outputs = network.output_shape[0]
-    counts = None if classes is None else class_counts(classes, len(slots), outputs)
+    counts = None if classes is None else class_counts(classes, slots, outputs)
     if loss == "mse":
         targets = expect("y", y, np.float32, "[B, O] or [S, B, O]", None)
-        expect_either("y", targets, (batch, outputs), len(slots))
+        expect_either("y", targets, (batch, outputs), slots)
     else:
-        targets = labels_of(y, batch, outputs, counts, len(slots))
-    losses = _arrays.empty((len(slots),), np.float32, "loss [S]")
-    correct = _arrays.empty((len(slots),), np.int32, "correct [S]")
+        targets = labels_of(y, batch, outputs, counts, slots)
+    losses = _arrays.empty((slots,), np.float32, "loss [S]")
+    correct = _arrays.empty((slots,), np.int32, "correct [S]")
     compute = resolve("network_loss", backend)
-    if len(slots):
+    if slots:
         compute(
-            pool,
+            given.banks,
             network,
-            values,
+            given.x,
             targets,
-            index=slots,
+            index=given.index,
             classes=counts,
             loss=loss,
             precision=precision,
+            x_scale=x_scale,
             out_loss=losses,
             out_correct=correct,
         )
-    kind = like(genomes)
+    kind = like(_kind_of(genomes, x))
     return kind(losses), kind(correct)
+
+
+def _kind_of(genomes: Array, x: Array) -> Array:
+    """The array whose kind results have: genomes, the first bank, or x where there is none."""
+    if isinstance(genomes, list | tuple):
+        return genomes[0] if genomes else x
+    return genomes

@@ -40,8 +40,11 @@ def sign_of_weights(layout: GenomeLayout, scale: float | None = None) -> Callabl
     """
     check_sign_scale(scale)
     scales = np.zeros(layout.size, np.float32)
-    for block, (weights, _) in zip(layout.blocks, layout.split(scales), strict=True):
-        weights[:] = np.float32(1 / np.sqrt(np.float64(block.fan_in)) if scale is None else scale)
+    for block, genes in zip(layout.blocks, layout.split(scales), strict=True):
+        for part, weights in zip(block.parts, genes, strict=True):
+            if part.content == "weights":
+                of_layer = 1 / np.sqrt(np.float64(part.fan_in))
+                weights[:] = np.float32(of_layer if scale is None else scale)
     magnitudes = scales.view(np.uint32)
     is_weight = scales > 0
     kept_bits = np.where(is_weight, _SIGN_BIT, np.uint32(0xFFFFFFFF))

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 Geometry = tuple[int, int, int, int, int, int]
 """(kernel height, width, stride height, width, padding height, width)."""
+Element = TypeVar("Element", np.float32, np.float64)
 
 
 def max_pool2d(x: NDArray[np.float32], *, geometry: Geometry, out: NDArray[np.float32]) -> None:
@@ -21,7 +23,7 @@ def max_pool2d(x: NDArray[np.float32], *, geometry: Geometry, out: NDArray[np.fl
     """
     # -inf neither beats a real element nor differs from one that it ties with.
     out[:] = -np.inf
-    for element in _window_elements(x, geometry, out.shape, np.float32(-np.inf)):
+    for element in window_elements(x, geometry, out.shape, -np.inf):
         np.copyto(out, element, where=(element > out) | np.isnan(element))
 
 
@@ -43,14 +45,30 @@ def avg_pool2d(
     # A sum that starts at +0 is never -0, so adding the padding's +0 changes no bit of it.
     out[:] = 0
     with np.errstate(all="ignore"):
-        for element in _window_elements(x, geometry, out.shape, np.float32(0)):
+        for element in window_elements(x, geometry, out.shape, 0.0):
             np.add(out, element, out=out)
         out /= _window_sizes(x.shape, geometry, out.shape, count_include_pad)
 
 
-def _window_elements(
-    x: NDArray[np.float32], geometry: Geometry, shape: tuple[int, ...], padding: np.float32
-) -> Iterator[NDArray[np.float32]]:
+def global_avg_pool(x: NDArray[np.float32], *, out: NDArray[np.float32]) -> None:
+    """Mean of every channel: ascending sum over rows, then columns, from +0; one division.
+
+    Args:
+        x: float32 [N, C, H, W].
+        out: float32 [N, C].
+    """
+    height, width = x.shape[-2:]
+    out[:] = 0
+    with np.errstate(all="ignore"):
+        for row in range(height):
+            for column in range(width):
+                np.add(out, x[..., row, column], out=out)
+        out /= np.float32(height * width)
+
+
+def window_elements(
+    x: NDArray[Element], geometry: Geometry, shape: tuple[int, ...], padding: float
+) -> Iterator[NDArray[Element]]:
     """Views [N, C, H', W'] of the padded image: element 0 of every window, element 1, ..."""
     kh, kw, sh, sw, ph, pw = geometry
     height, width = shape[-2:]
@@ -68,6 +86,6 @@ def _window_sizes(
     """float32 [1, 1, H', W']: elements that count in each window."""
     ones = np.ones((1, 1, *image[-2:]), np.float32)
     sizes = np.zeros((1, 1, *shape[-2:]), np.float32)
-    for element in _window_elements(ones, geometry, shape, np.float32(count_include_pad)):
+    for element in window_elements(ones, geometry, shape, float(count_include_pad)):
         sizes += element
     return sizes

@@ -19,7 +19,7 @@ from evokern.backends.reference.random import (
     draw_index,
     draw_words,
 )
-from evokern.layout import GenomeLayout
+from evokern.layout import GenePart, GenomeLayout
 from evokern.rules import init_scale
 
 _SIGMA_LOW = np.float32(2.0**-40)
@@ -45,12 +45,20 @@ def init_genomes(
             distribution, Stream.INIT, layout.size, seed=seed, individual=first + slot, generation=0
         )
         blocks = zip(layout.blocks, layout.split(deviates), layout.split(genome), strict=True)
-        for block, (deviate, bias_deviate), (weights, bias) in blocks:
-            if scheme == "unit_rows":
-                weights[:] = _unit_rows(deviate)
-            else:
-                weights[:] = init_scale(scheme, block) * deviate
-            bias[:] = init_scale(scheme, block) * bias_deviate if scheme == "torch" else 0
+        for block, block_deviates, values in blocks:
+            for part, deviate, genes in zip(block.parts, block_deviates, values, strict=True):
+                genes[:] = _initial(scheme, part, deviate)
+
+
+def _initial(
+    scheme: str, part: GenePart, deviate: NDArray[np.float32]
+) -> NDArray[np.float32] | np.float32:
+    if part.content == "weights" and scheme == "unit_rows":
+        return _unit_rows(deviate)
+    if part.content == "weights" or (part.content == "bias" and scheme == "torch"):
+        scaled: NDArray[np.float32] = init_scale(scheme, part) * deviate
+        return scaled
+    return np.float32(part.content == "ones")
 
 
 def crossover_mutate(

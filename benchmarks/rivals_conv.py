@@ -1,0 +1,296 @@
+"""PyTorch on slots with networks of their own: what ``torch_layers`` makes ready, a form that
+evaluates some slots, and ``over_slots``, which runs it on all of them.
+
+Batch norms are folded into the convolutions beforehand, pools come before ReLUs, which then have a
+quarter of the elements, and nothing records gradients.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from concurrent.futures import Executor, ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
+from functools import cache, partial
+from typing import Any, Literal, NamedTuple
+
+from benchmarks.workload_conv import Slots
+from evokern.layers import Affine, Conv2d, Dense, Flatten, MaxPool2d
+from evokern.layout import GenomeLayout
+
+Element = Literal["float32", "bfloat16"]
+
+Form = Callable[[range], Any]
+"""Outputs [n, B, O] of n slots that follow each other."""
+
+Pools = Callable[[int], Executor]
+"""So many Python threads, each of which leaves torch one."""
+
+
+class TorchLayer(NamedTuple):
+    """A convolution ``weight`` [K, O, C, k, k] or dense layer [K, O, I] and what follows it.
+
+    ``rows``: the row of each slot, or None where slot s runs row s.
+    """
+
+    weight: Any
+    bias: Any
+    rows: list[int] | None
+    relu: bool
+    stride: tuple[int, int] = (1, 1)
+    padding: tuple[int, int] = (0, 0)
+    pool: tuple[int, int] | None = None
+
+
+def torch_layers(
+    work: Slots, element: Element = "float32", *, channels_last: bool = False
+) -> list[TorchLayer]:
+    """The network's layers with everything in the type and memory order that they run with."""
+    import torch
+
+    parts = [
+        [torch.from_numpy(part.copy()) for part in GenomeLayout((block,)).split(bank)[0]]
+        for block, bank in zip(work.network.layout.blocks, work.banks, strict=True)
+    ]
+    number = 0
+    layers: list[TorchLayer] = []
+    for layer, shape in zip(work.network.layers, work.network.shapes, strict=False):
+        match layer:
+            case Conv2d() | Dense():
+                weight = parts[number][0].transpose(1, 2)
+                bias = torch.zeros(weight.shape[:2])
+                if layer.bias:
+                    bias = parts[number][1]
+                rows = None if work.index is None else work.index[number].tolist()
+                made = TorchLayer(weight, bias, rows, layer.activation == "relu")
+                if isinstance(layer, Conv2d):
+                    kernel = layer.geometry()
+                    weight = weight.unflatten(2, (shape[0], *kernel[:2]))
+                    made = made._replace(weight=weight, stride=kernel[2:4], padding=kernel[4:])
+                layers.append(made)
+                number += 1
+            case Affine():
+                scale, shift = parts[number]
+                folded, bias = layers[-1].weight, layers[-1].bias
+                layers[-1] = layers[-1]._replace(
+                    weight=folded * scale[:, :, None, None, None],
+                    bias=bias * scale + shift,
+                    relu=layer.activation == "relu",
+                )
+                number += 1
+            case MaxPool2d():
+                layers[-1] = layers[-1]._replace(pool=layer.geometry()[:2])
+            case Flatten():
+                pass
+            case _:
+                raise NotImplementedError(f"{layer} in a rival")
+    dtype = getattr(torch, element)
+
+    def laid_out(weight: Any) -> Any:
+        weight = weight.to(dtype)
+        if channels_last and weight.ndim == 5:
+            return weight.movedim(2, 4).contiguous().movedim(4, 2)
+        return weight.contiguous()
+
+    return [
+        layer._replace(weight=laid_out(layer.weight), bias=layer.bias.to(dtype).contiguous())
+        for layer in layers
+    ]
+
+
+@contextmanager
+def thread_pools() -> Iterator[Pools]:
+    """Pools that are made when first asked for and last as long as the contest."""
+    import torch
+
+    with ExitStack() as stack:
+
+        @cache
+        def pool(threads: int) -> Executor:
+            leave_one = partial(torch.set_num_threads, 1)
+            return stack.enter_context(ThreadPoolExecutor(threads, initializer=leave_one))
+
+        yield pool
+
+
+def over_slots(
+    form: Form, slots: int, chunk: int | None = None, pools: Pools | None = None
+) -> Callable[[int], Any]:
+    """The form on ``chunk`` slots at a time, or on as many shares as there are threads.
+
+    With ``pools`` the chunks go side by side, each on one thread; else torch's threads share the
+    work of each operation.
+    """
+    import torch
+
+    @torch.inference_mode()
+    def inferred(some: range) -> Any:
+        return form(some)
+
+    def run(threads: int) -> Any:
+        size = chunk or -(-slots // threads)
+        chunks = [range(first, min(first + size, slots)) for first in range(0, slots, size)]
+        if pools is None or threads == 1:
+            outputs = [inferred(some) for some in chunks]
+        else:
+            outputs = list(pools(threads).map(inferred, chunks))
+        return torch.cat(outputs).float()
+
+    return run
+
+
+def loop(work: Slots, element: Element = "float32", *, channels_last: bool = False) -> Form:
+    """One slot after the other."""
+    import torch
+
+    layers = torch_layers(work, element, channels_last=channels_last)
+    order = torch.channels_last if channels_last else torch.contiguous_format
+    x = torch.from_numpy(work.x).to(getattr(torch, element))
+    images = [image.contiguous(memory_format=order) for image in x]
+    networks = [
+        [
+            (layer, *_row(layer, slot if layer.rows is None else layer.rows[slot]))
+            for layer in layers
+        ]
+        for slot in range(len(work))
+    ]
+
+    def form(slots: range) -> Any:
+        outputs = []
+        for slot in slots:
+            h = images[slot]
+            for layer, weight, bias in networks[slot]:
+                h = _apply(layer, h, weight, bias)
+            outputs.append(h)
+        return torch.stack(outputs)
+
+    return form
+
+
+def grouped(work: Slots, element: Element = "float32") -> Form:
+    """The slots as groups of one convolution, then as the batch of one matrix product.
+
+    Where slots share rows, their weights are gathered first.
+    """
+    import torch
+    from torch.nn.functional import conv2d, max_pool2d
+
+    layers = torch_layers(work, element)
+    x = torch.from_numpy(work.x).to(getattr(torch, element))
+    batch = x.shape[1]
+
+    @cache
+    def images(slots: range) -> Any:
+        """[B, n * C, H, W]"""
+        return x[slots.start : slots.stop].transpose(0, 1).flatten(1, 2).contiguous()
+
+    def form(slots: range) -> Any:
+        h = images(slots)
+        for layer in layers:
+            weight, bias = _gathered(layer, slots)
+            if weight.ndim == 5:
+                flat = weight.flatten(0, 1), bias.flatten()
+                h = conv2d(h, *flat, layer.stride, layer.padding, groups=len(slots))
+                if layer.pool is not None:
+                    h = max_pool2d(h, layer.pool)
+            else:
+                if h.ndim == 4:
+                    h = h.reshape(batch, len(slots), -1).transpose(0, 1)
+                h = torch.baddbmm(bias.unsqueeze(1), h, weight.transpose(1, 2))
+            if layer.relu:
+                h.relu_()
+        return h
+
+    return form
+
+
+def vmap(work: Slots, element: Element = "float32") -> Form:
+    """``torch.func.vmap`` over a functional network; shared rows are gathered first."""
+    import torch
+
+    layers = torch_layers(work, element)
+    x = torch.from_numpy(work.x).to(getattr(torch, element))
+
+    def network(h: Any, weights: list[tuple[Any, Any]]) -> Any:
+        for layer, (weight, bias) in zip(layers, weights, strict=True):
+            h = _apply(layer, h, weight, bias)
+        return h
+
+    population = torch.func.vmap(network)
+
+    def form(slots: range) -> Any:
+        weights = [_gathered(layer, slots) for layer in layers]
+        return population(x[slots.start : slots.stop], weights)
+
+    return form
+
+
+def by_row(work: Slots, *, channels_last: bool = False) -> Form:
+    """Layer by layer, all samples of the slots that share a row at once.
+
+    Samples stay in the order that a layer has left them in until the next gathers its own.
+    """
+    import torch
+
+    layers = torch_layers(work, channels_last=channels_last)
+    order = torch.channels_last if channels_last else torch.contiguous_format
+    x = torch.from_numpy(work.x).flatten(0, 1).contiguous(memory_format=order)
+    batch = work.x.shape[1]
+
+    @cache
+    def plan(slots: range) -> tuple[list[list[tuple[int, Any]]], Any]:
+        """Per layer (row, samples, or None for all as they lie); where the slots' samples end."""
+        place = torch.arange(len(slots) * batch).view(len(slots), batch)
+        steps = []
+        for layer in layers:
+            rows = torch.tensor(list(slots) if layer.rows is None else layer.rows)
+            if layer.rows is not None:
+                rows = rows[slots.start : slots.stop]
+            found = rows.unique().tolist()
+            if len(found) == 1:
+                steps.append([(found[0], None)])
+                continue
+            users = [torch.nonzero(rows == row).flatten() for row in found]
+            steps.append(
+                [(row, place[who].flatten()) for row, who in zip(found, users, strict=True)]
+            )
+            sequence = torch.cat(users)
+            place = torch.empty_like(place)
+            place[sequence] = torch.arange(len(slots) * batch).view(len(slots), batch)
+        return steps, place.flatten()
+
+    def form(slots: range) -> Any:
+        steps, place = plan(slots)
+        h = x[slots.start * batch : slots.stop * batch]
+        for layer, groups in zip(layers, steps, strict=True):
+            outputs = [
+                _apply(layer, h if who is None else h.index_select(0, who), *_row(layer, row))
+                for row, who in groups
+            ]
+            h = outputs[0] if len(outputs) == 1 else torch.cat(outputs)
+        return h.index_select(0, place).unflatten(0, (len(slots), batch))
+
+    return form
+
+
+def _row(layer: TorchLayer, row: int) -> tuple[Any, Any]:
+    return layer.weight[row], layer.bias[row]
+
+
+def _gathered(layer: TorchLayer, slots: range) -> tuple[Any, Any]:
+    """Weights and biases of the slots: a view where each runs its own row."""
+    if layer.rows is None:
+        return layer.weight[slots.start : slots.stop], layer.bias[slots.start : slots.stop]
+    rows = layer.rows[slots.start : slots.stop]
+    return layer.weight[rows], layer.bias[rows]
+
+
+def _apply(layer: TorchLayer, h: Any, weight: Any, bias: Any) -> Any:
+    from torch.nn.functional import conv2d, linear, max_pool2d
+
+    if weight.ndim == 4:
+        h = conv2d(h, weight, bias, layer.stride, layer.padding)
+        if layer.pool is not None:
+            h = max_pool2d(h, layer.pool)
+    else:
+        h = linear(h.flatten(1), weight, bias)
+    return h.relu_() if layer.relu else h

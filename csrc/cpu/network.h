@@ -1,0 +1,183 @@
+// What both ways through a network share: threads, activations, and from logits to losses.
+#pragma once
+
+#include "core/activation.h"
+#include "core/pool.h"
+#include "cpu/dense.h"
+#include "cpu/kernels.h"
+#include "cpu/simd.h"
+
+#if defined(_OPENMP)
+#include <omp.h>
+#endif
+
+EVK_NAMESPACE_BEGIN
+
+EVK_INLINE i64 larger_of(i64 a, i64 b) { return a > b ? a : b; }
+EVK_INLINE i64 smaller_of(i64 a, i64 b) { return a < b ? a : b; }
+EVK_INLINE i64 ceil_div(i64 a, i64 b) { return (a + b - 1) / b; }
+
+EVK_INLINE int thread_count() {
+#if defined(_OPENMP)
+  return omp_get_max_threads();
+#else
+  return 1;
+#endif
+}
+
+EVK_INLINE int thread_number() {
+#if defined(_OPENMP)
+  return omp_get_thread_num();
+#else
+  return 0;
+#endif
+}
+
+// How a slot's batch is cut into tasks of whole units (tiles or samples): only with too few slots
+// for all threads, since every task reads the slot's weights.
+struct Cut {
+  i64 units_per_task, tasks_per_slot;
+};
+
+EVK_INLINE Cut cut_slots(i64 slots, i64 units, int threads) {
+  const i64 wanted = threads == 1 ? 1 : ceil_div(2 * threads, larger_of(slots, 1));
+  const i64 per_task = ceil_div(units, larger_of(smaller_of(wanted, units), 1));
+  return Cut{per_task, ceil_div(units, per_task)};
+}
+
+// --- activations ---------------------------------------------------------------------------------
+
+template <int Code>
+void activate_all(float* y, i64 count, float slope) {
+  i64 i = 0;
+  for (; i + kLanes <= count; i += kLanes) {
+    store(y + i, activate<Code, Float>(load(y + i), slope));
+  }
+  if (i < count) {
+    store_part(y + i, count - i, activate<Code, Float>(load_part(y + i, count - i), slope));
+  }
+}
+
+EVK_INLINE void activate_in_place(float* y, i64 count, int activation, float slope) {
+  namespace code = activation_code;
+  switch (activation) {
+    case code::relu:
+      return activate_all<code::relu>(y, count, slope);
+    case code::leaky_relu:
+      return activate_all<code::leaky_relu>(y, count, slope);
+    case code::tanh:
+      return activate_all<code::tanh>(y, count, slope);
+    case code::sigmoid:
+      return activate_all<code::sigmoid>(y, count, slope);
+    case code::gelu:
+      return activate_all<code::gelu>(y, count, slope);
+    case code::gelu_tanh:
+      return activate_all<code::gelu_tanh>(y, count, slope);
+    case code::silu:
+      return activate_all<code::silu>(y, count, slope);
+    default:
+      return;
+  }
+}
+
+// --- losses --------------------------------------------------------------------------------------
+
+// Of every sample of every slot, [slots, samples].
+struct SampleResults {
+  float* loss;
+  u8* right;
+
+  EVK_INLINE_MEMBER static i64 bytes(const NetworkParams& p) {
+    return p.out ? 0 : ceil_div(p.slots * p.samples * i64{sizeof(float) + 1}, 64) * 64;
+  }
+  EVK_INLINE_MEMBER static SampleResults at(void* memory, const NetworkParams& p) {
+    float* loss = static_cast<float*>(memory);
+    return SampleResults{loss, reinterpret_cast<u8*>(loss + p.slots * p.samples)};
+  }
+};
+
+// For every sample: log(sum(exp(z))), from which the caller takes the label's logit, and the first
+// of the largest classes, or -1 where a logit is NaN.
+EVK_INLINE void log_sum_exp(const float* z, i64 classes, float* out, float* prediction) {
+  const Float nobody = Element<Float>::all(-1.0f);
+  for (int v = 0; v < kTile; v += kLanes) {
+    Float most = load(z + v);
+    Float first = Element<Float>::all(0.0f);
+    for (i64 c = 1; c < classes; ++c) {
+      const Float logit = load(z + c * kTile + v);
+      const Float number = Element<Float>::all(static_cast<float>(c));
+      first = Element<Float>::select(logit > most, number, first);
+      most = larger(most, logit);
+    }
+    Float sum = Element<Float>::all(0.0f);
+    for (i64 c = 0; c < classes; ++c) sum = sum + exp<Float>(load(z + c * kTile + v) - most);
+    store(out + v, log<Float>(sum) + most);
+    store(prediction + v, Element<Float>::select(most == most, first, nobody));
+  }
+}
+
+EVK_INLINE float squared_error(const float* z, const float* target, i64 outputs) {
+  float sum = 0.0f;
+  for (i64 o = 0; o < outputs; ++o) {
+    const float error = z[o * kTile] - target[o];
+    sum = sum + error * error;
+  }
+  return sum / static_cast<float>(outputs);
+}
+
+// v[0] = the sum of 32 losses by halves.
+EVK_INLINE float block_sum(float* v) {
+  for (int half = kBlockSamples / 2; half > 0; half /= 2) {
+    for (int i = 0; i < half; ++i) v[i] = v[i] + v[i + half];
+  }
+  return v[0];
+}
+
+// The losses of `count` <= kTile samples from `first`, whose outputs are z [outputs, kTile].
+EVK_INLINE void store_losses(const NetworkParams& p, const SampleResults& results, i64 slot,
+                             i64 first, i64 count, const float* z) {
+  const i64 classes = p.classes ? p.classes[slot] : p.outputs;
+  float* loss = results.loss + slot * p.samples + first;
+  u8* right = results.right + slot * p.samples + first;
+  if (p.loss == Loss::kCrossEntropy) {
+    float losses[kTile], prediction[kTile];
+    log_sum_exp(z, classes, losses, prediction);
+    const int64_t* labels = p.labels + slot * p.label_slot_stride + first;
+    for (i64 i = 0; i < count; ++i) {
+      loss[i] = losses[i] - z[labels[i] * kTile + i];
+      right[i] = static_cast<i64>(prediction[i]) == labels[i];
+    }
+  } else {
+    const float* target = p.targets + slot * p.label_slot_stride + first * p.target_sample_stride;
+    for (i64 i = 0; i < count; ++i) {
+      loss[i] = squared_error(z + i, target + i * p.target_sample_stride, classes);
+      right[i] = 0;
+    }
+  }
+}
+
+// Blocks of 32 samples (missing ones +0) by halves, their sums in order.
+EVK_INLINE void finish_slot(const NetworkParams& p, const SampleResults& results, i64 slot) {
+  const float* loss = results.loss + slot * p.samples;
+  const u8* right = results.right + slot * p.samples;
+  float sum = 0.0f;
+  i32 correct = 0;
+  for (i64 first = 0; first < p.samples; first += kBlockSamples) {
+    float block[kBlockSamples] = {};
+    for (i64 i = 0; i < smaller_of(kBlockSamples, p.samples - first); ++i) {
+      block[i] = loss[first + i];
+      correct += right[first + i];
+    }
+    sum = sum + block_sum(block);
+  }
+  p.out_loss[slot] = sum / static_cast<float>(p.samples);
+  p.out_correct[slot] = correct;
+}
+
+// What network.cpp chooses from.
+i64 tiles_workspace_bytes(const NetworkParams& p);
+void run_tiles(const NetworkParams& p);
+i64 samples_workspace_bytes(const NetworkParams& p);
+void run_samples(const NetworkParams& p);
+
+EVK_NAMESPACE_END

@@ -1,0 +1,362 @@
+// Networks of dense layers on many samples: one pass per (individual, chunk of the batch) through
+// all layers, tile by tile, with the activations in this thread's caches. Nothing of size
+// [slots, samples, *] is written but the outputs or losses.
+#include <string.h>
+
+#include "cpu/network.h"
+
+EVK_NAMESPACE_BEGIN
+
+namespace {
+
+using Scalar = Element<float>;
+
+// Rows of features, kTile samples each.
+using Tile = float*;
+
+// What may be fetched ahead without driving out of the second cache what is in use.
+constexpr i64 kLookaheadBytes = 256 << 10;
+
+// --- steps on a tile -----------------------------------------------------------------------------
+
+template <bool Max>
+void pool_window(const float* plane, const Step& s, Window rows, Window columns, float divisor,
+                 Tile out) {
+  for (int v = 0; v < kTile; v += kLanes) {
+    Float acc = Max ? load(plane + (rows.begin * s.width + columns.begin) * kTile + v)
+                    : Element<Float>::all(0.0f);
+    for (i64 row = rows.begin; row < rows.end; ++row) {
+      for (i64 column = columns.begin; column < columns.end; ++column) {
+        const Float x = load(plane + (row * s.width + column) * kTile + v);
+        acc = Max ? larger(acc, x) : acc + x;
+      }
+    }
+    store(out + v, Max ? acc : acc / Element<Float>::all(divisor));
+  }
+}
+
+void pool_tile(const float* x, const Step& s, Tile y) {
+  const bool max = s.kind == StepKind::kMaxPool;
+  for (i64 channel = 0; channel < s.channels; ++channel) {
+    const float* plane = x + channel * s.height * s.width * kTile;
+    for (i64 i = 0; i < s.out_height; ++i) {
+      const Window rows = inside(i * s.stride_height - s.pad_height, s.kernel_height, s.height);
+      for (i64 j = 0; j < s.out_width; ++j) {
+        const Window columns = inside(j * s.stride_width - s.pad_width, s.kernel_width, s.width);
+        const i64 present = (rows.end - rows.begin) * (columns.end - columns.begin);
+        const i64 elements = s.count_include_pad ? s.kernel_height * s.kernel_width : present;
+        if (max) {
+          pool_window<true>(plane, s, rows, columns, 1.0f, y);
+        } else {
+          pool_window<false>(plane, s, rows, columns, static_cast<float>(elements), y);
+        }
+        y += kTile;
+      }
+    }
+  }
+}
+
+#if EVK_HAS_BF16
+// Rows 2k and 2k + 1 of a matrix as bf16 in one row of pairs; a missing last row is +0.
+template <class T>
+void pair_rows(const T* x, i64 stride, i64 rows, i64 width, u32* pairs) {
+  for (i64 row = 0; row < rows; row += 2) {
+    const T* low = x + row * stride;
+    const T* high = low + stride;
+    const bool both = row + 1 < rows;
+    for (i64 i = 0; i < width; ++i) {
+      const u32 first = Scalar::bits(round_to_bf16(widen(low[i]))) >> 16;
+      const u32 second = both ? Scalar::bits(round_to_bf16(widen(high[i]))) : 0;
+      *pairs++ = first | second;
+    }
+  }
+}
+#endif
+
+void round_to(const float* x, i64 count, float* out) {
+  for (i64 i = 0; i < count; ++i) out[i] = round_to_bf16(x[i]);
+}
+
+// --- one call ------------------------------------------------------------------------------------
+
+// How a call is cut: the head (steps before the first dense layer) runs once per tile when the
+// batch is shared; the rest runs once per slot and tile.
+struct Plan {
+  i64 head_steps, head_features, last_dense;
+  i64 tile_features;  // widest row count between steps
+  i64 weight_floats;  // of all dense layers, where they are prepared
+  i64 tiles;          // per slot
+  Cut cut;
+  int threads;
+  bool shared_batch, prepares;
+
+  i64 head_floats() const { return shared_batch ? tiles * head_features * kTile : 0; }
+  i64 tile_floats() const { return tile_features * kTile; }
+  i64 thread_floats() const { return 3 * tile_floats() + weight_floats; }
+};
+
+i64 prepared_floats(const Step& s) { return ceil_div(s.inputs * s.outputs + s.outputs, 16) * 16; }
+
+Plan make_plan(const NetworkParams& p) {
+  Plan plan{};
+  plan.threads = thread_count();
+  plan.shared_batch = p.x_slot_stride == 0;
+  plan.prepares = p.bf16 || p.bf16_bank;
+  plan.tile_features = plan.head_features = p.inputs;
+  for (i64 i = 0; i < p.step_count; ++i) {
+    const Step& step = p.steps[i];
+    if (step.kind == StepKind::kDense) plan.last_dense = i;
+    if (step.kind == StepKind::kDense && plan.prepares) plan.weight_floats += prepared_floats(step);
+    if (step.kind != StepKind::kDense && plan.head_steps == i) {
+      ++plan.head_steps;
+      plan.head_features = step.outputs;
+    }
+    plan.tile_features = larger_of(plan.tile_features, step.outputs);
+  }
+  plan.tiles = ceil_div(p.samples, kTile);
+  plan.cut = cut_slots(p.slots, plan.tiles, plan.threads);
+  return plan;
+}
+
+struct Workspace {
+  float* head;     // [tiles, head_features, kTile]
+  float* threads;  // [threads, thread_floats]
+  SampleResults results;
+};
+
+Workspace workspace_of(const NetworkParams& p, const Plan& plan) {
+  float* head = static_cast<float*>(p.workspace);
+  float* threads = head + plan.head_floats();
+  float* results = threads + plan.threads * plan.thread_floats();
+  return Workspace{head, threads, SampleResults::at(results, p)};
+}
+
+i64 samples_in_tile(const NetworkParams& p, i64 tile) {
+  const i64 left = p.samples - tile * kTile;
+  return left < kTile ? left : kTile;
+}
+
+// Some samples, feature by feature; what is missing is +0.
+template <class T, class Value>
+void load_rows(const T* x, i64 sample_stride, i64 count, i64 features, Tile out,
+               const Value& value) {
+  constexpr i64 strip = 16;  // features at a time: their rows stay in the first cache
+  for (i64 first = 0; first < features; first += strip) {
+    const i64 end = smaller_of(first + strip, features);
+    for (i64 sample = 0; sample < count; ++sample) {
+      const T* row = x + sample * sample_stride;
+      for (i64 f = first; f < end; ++f) out[f * kTile + sample] = value(row[f]);
+    }
+    for (i64 f = first; f < end; ++f) {
+      for (i64 sample = count; sample < kTile; ++sample) out[f * kTile + sample] = 0.0f;
+    }
+  }
+}
+
+void load_tile(const NetworkParams& p, i64 slot, i64 tile, Tile out) {
+  const i64 count = samples_in_tile(p, tile);
+  const i64 start = slot * p.x_slot_stride + tile * kTile * p.x_sample_stride;
+  if (p.x_u8) {
+    load_rows(p.x_u8 + start, p.x_sample_stride, count, p.inputs, out,
+              [&](u8 x) { return static_cast<float>(x) * p.x_scale; });
+  } else {
+    load_rows(p.x + start, p.x_sample_stride, count, p.inputs, out, [](float x) { return x; });
+  }
+}
+
+struct Buffers {
+  Tile current, next;
+  Tile pairs;      // bf16: the current rows as pairs
+  float* weights;  // bf16: this slot's weights, layer after layer
+};
+
+void advance(Buffers& b) {
+  Tile free = b.current;
+  b.current = b.next;
+  b.next = free;
+}
+
+// Loads a tile and runs the head. The result is b.current.
+void run_head(const NetworkParams& p, const Plan& plan, i64 slot, i64 tile, Buffers& b) {
+  load_tile(p, slot, tile, b.current);
+  for (i64 i = 0; i < plan.head_steps; ++i) {
+    const Step& step = p.steps[i];
+    if (step.kind == StepKind::kActivation) {
+      activate_in_place(b.current, step.outputs * kTile, step.activation, step.slope);
+    } else {
+      pool_tile(b.current, step, b.next);
+      advance(b);
+    }
+  }
+}
+
+template <class T>
+void prepare_layer(const NetworkParams& p, const Step& s, i64 slot, float* out) {
+  const T* weights = s.weights.of<T>(slot);
+  const i64 count = s.inputs * s.outputs;
+#if EVK_HAS_BF16
+  if (p.bf16) {
+    pair_rows(weights, s.outputs, s.inputs, s.outputs, reinterpret_cast<u32*>(out));
+  } else
+#endif
+  {
+    for (i64 i = 0; i < count; ++i) {
+      const float weight = widen(weights[i]);
+      out[i] = p.bf16 ? round_to_bf16(weight) : weight;
+    }
+  }
+  const T* bias = s.bias.of<T>(slot);
+  for (i64 i = 0; i < s.outputs; ++i) out[count + i] = widen(bias[i]);
+}
+
+// This slot's weights and biases where dense_step looks for them.
+void prepare_weights(const NetworkParams& p, i64 slot, float* out) {
+  for (i64 i = 0; i < p.step_count; ++i) {
+    const Step& s = p.steps[i];
+    if (s.kind != StepKind::kDense) continue;
+    p.bf16_bank ? prepare_layer<u16>(p, s, slot, out) : prepare_layer<float>(p, s, slot, out);
+    out += prepared_floats(s);
+  }
+}
+
+// y = x W + b from `x`, which is b.current or a shared head; the result is b.current. `prepared`
+// is null where the bank's own weights serve.
+void dense_step(const NetworkParams& p, const Step& s, i64 slot, i64 samples, const float* x,
+                const float* prepared, Buffers& b, Lookahead& lookahead) {
+  const float* weights = prepared ? prepared : s.weights.of<float>(slot);
+  const float* bias = prepared ? prepared + s.inputs * s.outputs : s.bias.of<float>(slot);
+  const bool relu = s.activation == activation_code::relu;
+#if EVK_HAS_BF16
+  if (p.bf16) {
+    pair_rows(x, kTile, s.inputs, kTile, reinterpret_cast<u32*>(b.pairs));
+    dense_tile<Bf16Pairs>({reinterpret_cast<const u32*>(b.pairs),
+                           reinterpret_cast<const u32*>(weights), s.outputs, bias, b.next},
+                          ceil_div(s.inputs, 2), s.outputs, samples, relu, lookahead);
+  } else
+#endif
+  {
+    if (p.bf16) round_to(x, s.inputs * kTile, b.pairs);
+    dense_tile<Fp32>({p.bf16 ? b.pairs : x, weights, s.outputs, bias, b.next}, s.inputs, s.outputs,
+                     samples, relu, lookahead);
+  }
+  if (!relu) activate_in_place(b.next, s.outputs * kTile, s.activation, s.slope);
+  advance(b);
+}
+
+// The weights of dense step i for one slot.
+Lookahead::Range weights_range(const NetworkParams& p, i64 i, i64 slot) {
+  const Step& s = p.steps[i];
+  const float* begin = s.weights.of<float>(slot);
+  return {reinterpret_cast<const char*>(begin),
+          reinterpret_cast<const char*>(begin + s.inputs * s.outputs)};
+}
+
+// On a task's first tile the layers behind the first one, on its last tile the next slot's first.
+Lookahead lookahead_of(const NetworkParams& p, const Plan& plan, i64 slot, i64 tile) {
+  Lookahead::Range here{}, next{};
+  if (plan.head_steps < p.step_count && !plan.prepares) {
+    const bool last = tile + 1 == plan.tiles || (tile + 1) % plan.cut.units_per_task == 0;
+    if (tile % plan.cut.units_per_task == 0) {
+      here.begin = weights_range(p, plan.head_steps, slot).end;
+      here.end = weights_range(p, plan.last_dense, slot).end;
+      if (here.end < here.begin) here.end = here.begin;  // layers of other banks lie anywhere
+      if (here.end - here.begin > kLookaheadBytes) here.end = here.begin + kLookaheadBytes;
+    }
+    if (last && slot + 1 < p.slots) {
+      next = weights_range(p, plan.head_steps, slot + 1);
+      if (next.end - next.begin > kLookaheadBytes) next.end = next.begin + kLookaheadBytes;
+    }
+  }
+  return Lookahead(here, next);
+}
+
+// The network's outputs [outputs, kTile] for one tile of one slot.
+const float* run_tile(const NetworkParams& p, const Plan& plan, const Workspace& ws, i64 slot,
+                      i64 tile, Buffers& b) {
+  const float* x = ws.head + tile * plan.head_features * kTile;
+  if (!plan.shared_batch) {
+    run_head(p, plan, slot, tile, b);
+    x = b.current;
+  }
+  const i64 samples = samples_in_tile(p, tile);
+  const float* prepared = plan.prepares ? b.weights : nullptr;
+  Lookahead lookahead = lookahead_of(p, plan, slot, tile);
+  for (i64 i = plan.head_steps; i < p.step_count; ++i) {
+    const Step& step = p.steps[i];
+    if (step.kind == StepKind::kDense) {
+      dense_step(p, step, slot, samples, x, prepared, b, lookahead);
+      if (prepared) prepared += prepared_floats(step);
+    } else {
+      activate_in_place(b.current, step.outputs * kTile, step.activation, step.slope);
+    }
+    x = b.current;
+  }
+  return x;
+}
+
+// --- what is done with the outputs ---------------------------------------------------------------
+
+void store_outputs(const NetworkParams& p, i64 slot, i64 tile, const float* z) {
+  const i64 count = samples_in_tile(p, tile);
+  for (i64 sample = 0; sample < count; ++sample) {
+    float* out = p.out + slot * p.out_slot_stride + (tile * kTile + sample) * p.out_sample_stride;
+    for (i64 o = 0; o < p.outputs; ++o) out[o] = z[o * kTile + sample];
+  }
+}
+
+void run_task(const NetworkParams& p, const Plan& plan, const Workspace& ws, i64 task,
+              const Buffers& thread_buffers) {
+  const i64 slot = task / plan.cut.tasks_per_slot;
+  const i64 first = task % plan.cut.tasks_per_slot * plan.cut.units_per_task;
+  const i64 end =
+      first + plan.cut.units_per_task < plan.tiles ? first + plan.cut.units_per_task : plan.tiles;
+  if (plan.prepares) prepare_weights(p, slot, thread_buffers.weights);
+  for (i64 tile = first; tile < end; ++tile) {
+    Buffers b = thread_buffers;
+    const float* z = run_tile(p, plan, ws, slot, tile, b);
+    if (p.out) {
+      store_outputs(p, slot, tile, z);
+    } else {
+      store_losses(p, ws.results, slot, tile * kTile, samples_in_tile(p, tile), z);
+    }
+  }
+}
+
+}  // namespace
+
+i64 tiles_workspace_bytes(const NetworkParams& p) {
+  const Plan plan = make_plan(p);
+  const i64 floats = plan.head_floats() + plan.threads * plan.thread_floats();
+  return floats * i64{sizeof(float)} + SampleResults::bytes(p);
+}
+
+void run_tiles(const NetworkParams& p) {
+  const Plan plan = make_plan(p);
+  const Workspace ws = workspace_of(p, plan);
+#pragma omp parallel num_threads(plan.threads)
+  {
+    const FloatEnvironment environment;
+    float* mine = ws.threads + thread_number() * plan.thread_floats();
+    const Buffers buffers{mine, mine + plan.tile_floats(), mine + 2 * plan.tile_floats(),
+                          mine + 3 * plan.tile_floats()};
+    if (plan.shared_batch) {
+#pragma omp for schedule(dynamic)
+      for (i64 tile = 0; tile < plan.tiles; ++tile) {
+        Buffers b = buffers;
+        run_head(p, plan, 0, tile, b);
+        memcpy(ws.head + tile * plan.head_features * kTile, b.current,
+               static_cast<size_t>(plan.head_features * kTile) * sizeof(float));
+      }
+    }
+#pragma omp for schedule(dynamic)
+    for (i64 task = 0; task < p.slots * plan.cut.tasks_per_slot; ++task) {
+      run_task(p, plan, ws, task, buffers);
+    }
+    if (!p.out) {
+#pragma omp for schedule(static)
+      for (i64 slot = 0; slot < p.slots; ++slot) finish_slot(p, ws.results, slot);
+    }
+  }
+}
+
+EVK_NAMESPACE_END

@@ -1,0 +1,437 @@
+"""A network as the flat list of steps that compiled kernels run.
+
+Tiles (many samples of dense layers) keep images channels first and need no buffers. Single samples
+keep them channels last: every step reads and writes numbered buffers, a convolution takes a
+following Affine and activation along, and tables say where each weight reads its input.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from functools import lru_cache
+
+import numpy as np
+import numpy.typing as npt
+
+from evokern.errors import ArgumentError, message
+from evokern.layers import (
+    ACTIVATIONS,
+    Activation,
+    Affine,
+    AvgPool2d,
+    Conv2d,
+    Dense,
+    Elman,
+    Flatten,
+    GlobalAvgPool,
+    Layer,
+    MaxPool2d,
+    Pool2d,
+    Residual,
+    Shape,
+    output_shape,
+    pool_output,
+    shapes_along,
+)
+
+# Kinds of csrc/cpu/kernels.h.
+(
+    DENSE,
+    ACTIVATION,
+    MAX_POOL,
+    AVG_POOL,
+    CONV,
+    AFFINE,
+    ADD,
+    GLOBAL_AVG_POOL,
+    CHANNELS_FIRST,
+    CHANNELS_LAST,
+    ELMAN,
+) = range(11)
+
+FIRST_TILE = 12
+"""Samples from which tiles are faster than single samples."""
+
+SMALL_GENOME = 8192
+"""Genes up to which they are always: the weights do not come from memory."""
+
+MOST_BUFFERS = 64  # kMostBuffers of csrc/cpu/network_samples.cpp
+
+_NONE = (-1, 0)
+
+
+@dataclass(frozen=True)
+class Step:
+    """One row of the table that ``csrc/cpu/bindings.cpp`` reads, in its order.
+
+    Parameters are (bank, offset into its rows); ``offsets`` and ``places`` index the table of
+    places.
+    """
+
+    kind: int
+    activation: int = 0
+    inputs: int = 0
+    outputs: int = 0
+    source: int = 0
+    other: int = 0
+    target: int = 0
+    weights: tuple[int, int] = _NONE
+    bias: tuple[int, int] = _NONE
+    recurrent: tuple[int, int] = _NONE
+    scale: tuple[int, int] = _NONE
+    shift: tuple[int, int] = _NONE
+    length: int = 0
+    whole_sequence: bool = False
+    image: Shape = (0, 0, 0)
+    channels_first: bool = False
+    geometry: tuple[int, int, int, int, int, int] = (0, 0, 0, 0, 0, 0)
+    out_image: Shape = (0, 0, 0)
+    count_include_pad: bool = False
+    offsets: int = 0
+    places: int = 0
+    slope: float = 0.0
+
+    def row(self) -> list[int]:
+        """The step as integers, without the slope."""
+        values: list[int] = []
+        for name, value in self.__dict__.items():
+            if name != "slope":
+                values += [int(v) for v in value] if isinstance(value, tuple) else [int(value)]
+        return values
+
+
+@dataclass(frozen=True, eq=False)
+class Program:
+    """What ``evokern._cpu`` runs.
+
+    ``table`` int64 [steps, fields], ``slopes`` float32 [steps], ``places`` int32,
+    ``buffer_features`` int64 [buffers]: floats per sample; buffer 0 is the input. The head, steps
+    without parameters, ends in ``head_buffer``; images come before ``flat_step``.
+    """
+
+    tiles: bool
+    table: npt.NDArray[np.int64]
+    slopes: npt.NDArray[np.float32]
+    places: npt.NDArray[np.int32]
+    buffer_features: npt.NDArray[np.int64]
+    outputs: int
+    head_steps: int = 0
+    head_buffer: int = 0
+    flat_step: int = 0
+    output_buffer: int = 0
+    output_channels: int = 1
+
+
+@lru_cache(maxsize=256)
+def compile_steps(
+    layers: tuple[Layer, ...], input_shape: Shape, tiles: bool, bias_apart: bool = False
+) -> Program:
+    """The program of a network; ``tiles`` only where ``has_tiles`` says so.
+
+    ``bias_apart``: the bias of the one layer is a bank of its own.
+    """
+    if not tiles:
+        return _SampleSteps(input_shape).compile(layers, bias_apart)
+    steps = _tile_steps(layers, input_shape)
+    outputs = math.prod(shapes_along(layers, input_shape)[-1])
+    steps = _with_bias_apart(steps) if bias_apart else steps
+    return _program(steps, tiles=True, outputs=outputs)
+
+
+@lru_cache(maxsize=256)
+def has_tiles(layers: tuple[Layer, ...]) -> bool:
+    """Whether tiles can run these layers: dense ones behind pools and activations."""
+    return all(isinstance(layer, Dense | Activation | Flatten | Pool2d) for layer in layers)
+
+
+def _program(
+    steps: Sequence[Step],
+    *,
+    tiles: bool,
+    places: Sequence[npt.NDArray[np.int32]] = (),
+    buffer_features: Sequence[int] = (0,),
+    **fields: int,
+) -> Program:
+    rows = [step.row() for step in steps]
+    return Program(
+        tiles,
+        np.array(rows, np.int64).reshape(len(rows), len(Step(ACTIVATION).row())),
+        np.array([step.slope for step in steps], np.float32),
+        np.concatenate([np.zeros(1, np.int32), *places]).astype(np.int32),
+        np.array(buffer_features, np.int64),
+        **fields,
+    )
+
+
+def _with_bias_apart(steps: list[Step]) -> list[Step]:
+    return [step if step.bias == _NONE else replace(step, bias=(1, 0)) for step in steps]
+
+
+def _tile_steps(layers: tuple[Layer, ...], shape: Shape) -> list[Step]:
+    steps: list[Step] = []
+    bank = 0
+    for layer in layers:
+        after = output_shape(layer, shape)
+        step = Step(ACTIVATION, inputs=math.prod(shape), outputs=math.prod(after))
+        match layer:
+            case Dense():
+                steps.append(replace(_dense(layer, step, bank), out_image=(*after, 1, 1)))
+                bank += 1
+            case Activation():
+                steps.append(_activated(step, layer.name, layer.negative_slope))
+            case MaxPool2d() | AvgPool2d():
+                steps.append(_pool(layer, step, shape, after))
+            case _:
+                pass
+        shape = after
+    return steps
+
+
+def _activated(step: Step, name: str, slope: float) -> Step:
+    return replace(step, activation=ACTIVATIONS.index(name), slope=slope)
+
+
+def _dense(layer: Dense, step: Step, bank: int) -> Step:
+    bias = (bank, step.inputs * step.outputs) if layer.bias else _NONE
+    step = _activated(step, layer.activation, layer.negative_slope)
+    return replace(step, kind=DENSE, weights=(bank, 0), bias=bias)
+
+
+def _pool(layer: MaxPool2d | AvgPool2d, step: Step, before: Shape, after: Shape) -> Step:
+    return replace(
+        step,
+        kind=AVG_POOL if isinstance(layer, AvgPool2d) else MAX_POOL,
+        image=before,
+        geometry=layer.geometry(),
+        out_image=after,
+        count_include_pad=isinstance(layer, AvgPool2d) and layer.count_include_pad,
+    )
+
+
+@dataclass(frozen=True)
+class _Value:
+    """What lies in a buffer: a sample's shape; images channels last unless said otherwise."""
+
+    buffer: int
+    shape: Shape
+    channels_first: bool = False
+
+
+@dataclass
+class _SampleSteps:
+    """Writes the steps of single samples. Buffers are taken again once nobody reads them."""
+
+    input_shape: Shape
+    steps: list[Step] = field(default_factory=list)
+    features: list[int] = field(default_factory=list)
+    free: list[int] = field(default_factory=list)
+    held: list[int] = field(default_factory=list)
+    places: list[npt.NDArray[np.int32]] = field(default_factory=list)
+    place_count: int = 1
+    banks: int = 0
+    flat: bool = False
+
+    def compile(self, layers: tuple[Layer, ...], bias_apart: bool) -> Program:
+        self.features = [math.prod(self.input_shape)]
+        image = len(self.input_shape) == 3 and self.input_shape[0] > 1
+        value = _Value(0, self.input_shape, channels_first=image)
+        head_steps, head_buffer = 0, 0
+        for layer in layers:
+            value = self.add(layer, value)
+            if self.banks == 0:
+                head_steps, head_buffer = len(self.steps), value.buffer
+                self.held = [head_buffer]  # all slots read it
+        value = self.channels_last(value)
+        if bias_apart:
+            self.steps = _with_bias_apart(self.steps)
+        images = [number for number, step in enumerate(self.steps) if step.kind == CONV]
+        flat = range(images[-1] + 1 if images else 0, len(self.steps))
+        first = (number for number in flat if self.steps[number].kind in (DENSE, ELMAN))
+        return _program(
+            self.steps,
+            tiles=False,
+            places=self.places,
+            buffer_features=self.features,
+            outputs=math.prod(value.shape),
+            head_steps=head_steps,
+            head_buffer=head_buffer,
+            flat_step=next(first, len(self.steps)),
+            output_buffer=value.buffer,
+            output_channels=value.shape[0] if len(value.shape) == 3 else 1,
+        )
+
+    def add(self, layer: Layer, x: _Value) -> _Value:
+        """The steps of ``layer``, which is the last reader of x unless x is held."""
+        after = output_shape(layer, x.shape)
+        match layer:
+            case Flatten():
+                return self.flattened(x)
+            case Residual():
+                return self.residual(layer, x)
+            case Affine() if self.fuses(x) and self.steps[-1].scale == _NONE:
+                self.steps[-1] = self.affine(layer, self.steps[-1], x.shape[0])
+                return x
+            case Activation() if self.fuses(x):
+                self.steps[-1] = _activated(self.steps[-1], layer.name, layer.negative_slope)
+                return x
+        reads_any_order = isinstance(layer, Conv2d | MaxPool2d | AvgPool2d | GlobalAvgPool)
+        if not reads_any_order:
+            x = self.channels_last(x)
+        step = Step(
+            ACTIVATION,
+            inputs=math.prod(x.shape),
+            outputs=math.prod(after),
+            source=x.buffer,
+            image=x.shape if len(x.shape) == 3 else (x.shape[-1], 1, 1),
+            channels_first=x.channels_first,
+            out_image=after if len(after) == 3 else (after[-1], 1, 1),
+        )
+        match layer:
+            case Dense():
+                step = _dense(layer, step, self.bank())
+            case Conv2d():
+                step = self.conv(layer, step)
+            case Affine():
+                step = replace(self.affine(layer, step, x.shape[0]), kind=AFFINE)
+            case Activation():
+                step = _activated(step, layer.name, layer.negative_slope)
+            case MaxPool2d() | AvgPool2d():
+                step = _pool(layer, step, x.shape, after)
+            case GlobalAvgPool():
+                whole = (x.shape[1], x.shape[2], 1, 1, 0, 0)
+                step = replace(step, kind=GLOBAL_AVG_POOL, geometry=whole, count_include_pad=True)
+            case Elman():
+                step = self.elman(layer, step, x.shape)
+            case _:
+                raise AssertionError(layer)
+        return self.append(step, x, after)
+
+    def append(self, step: Step, x: _Value, after: Shape) -> _Value:
+        """Gives the step a buffer to write to, and x's back where nobody else reads it."""
+        target = self.take(step.outputs, step.kind)
+        self.steps.append(replace(step, target=target))
+        self.give_back(x)
+        return _Value(target, after)
+
+    def take(self, features: int, kind: int) -> int:
+        # Images run one by one, what follows them in groups: they share no buffers.
+        if kind in (DENSE, ELMAN) and not self.flat:
+            self.flat = True
+            self.free.clear()
+        if self.free:
+            buffer = self.free.pop()
+            self.features[buffer] = max(self.features[buffer], features)
+            return buffer
+        if len(self.features) == MOST_BUFFERS:
+            wanted = f"at most {MOST_BUFFERS} values that are needed at once"
+            raise ArgumentError(message("network", wanted, "more", "nest fewer residual blocks"))
+        self.features.append(features)
+        return len(self.features) - 1
+
+    def give_back(self, x: _Value) -> None:
+        if x.buffer != 0 and x.buffer not in self.held:
+            self.free.append(x.buffer)
+
+    def bank(self) -> int:
+        self.banks += 1
+        return self.banks - 1
+
+    def fuses(self, x: _Value) -> bool:
+        """Whether x is the sum of a convolution that nobody else reads."""
+        if not self.steps or x.buffer in self.held:
+            return False
+        last = self.steps[-1]
+        return last.kind == CONV and last.target == x.buffer and last.activation == 0
+
+    def affine(self, layer: Affine, step: Step, channels: int) -> Step:
+        bank = self.bank()
+        step = replace(step, scale=(bank, 0), shift=(bank, channels))
+        return _activated(step, layer.activation, layer.negative_slope)
+
+    def residual(self, layer: Residual, x: _Value) -> _Value:
+        x = self.channels_last(x)
+        body, other = x, x
+        self.held.append(x.buffer)
+        for inner in layer.body:
+            body = self.add(inner, body)
+        body = self.channels_last(body)
+        self.held.append(body.buffer)
+        for inner in layer.shortcut or ():
+            other = self.add(inner, other)
+        del self.held[-2:]
+        size = math.prod(body.shape)
+        step = Step(ADD, 0, size, size, body.buffer, other.buffer)
+        step = _activated(step, layer.activation, layer.negative_slope)
+        step = replace(step, out_image=(body.shape[0], 1, 1))
+        value = self.append(step, body, body.shape)
+        for read in {other.buffer, x.buffer} - {body.buffer}:
+            self.give_back(_Value(read, x.shape))
+        return value
+
+    def channels_last(self, x: _Value) -> _Value:
+        return self.reordered(CHANNELS_LAST, x, x.shape) if x.channels_first else x
+
+    def flattened(self, x: _Value) -> _Value:
+        flat = (math.prod(x.shape),)
+        if len(x.shape) < 3 or x.channels_first or x.shape[0] == 1 or x.shape[1:] == (1, 1):
+            return _Value(x.buffer, flat)
+        return self.reordered(CHANNELS_FIRST, x, flat)
+
+    def reordered(self, kind: int, x: _Value, after: Shape) -> _Value:
+        size = math.prod(x.shape)
+        step = Step(kind, 0, size, size, x.buffer, image=x.shape, out_image=x.shape)
+        return self.append(step, x, after)
+
+    def conv(self, layer: Conv2d, step: Step) -> Step:
+        bank = self.bank()
+        offsets, places = _conv_places(layer, step.image, step.channels_first)
+        self.places += [offsets, places]
+        first = self.place_count
+        self.place_count += len(offsets) + len(places)
+        bias = (bank, len(offsets) * layer.outputs) if layer.bias else _NONE
+        return replace(
+            _activated(step, layer.activation, layer.negative_slope),
+            kind=CONV,
+            weights=(bank, 0),
+            bias=bias,
+            geometry=layer.geometry(),
+            offsets=first,
+            places=first + len(offsets),
+        )
+
+    def elman(self, layer: Elman, step: Step, shape: Shape) -> Step:
+        length, inputs = shape
+        bank, outputs = self.bank(), layer.outputs
+        return replace(
+            _activated(step, layer.activation, layer.negative_slope),
+            kind=ELMAN,
+            weights=(bank, 0),
+            recurrent=(bank, inputs * outputs),
+            bias=(bank, (inputs + outputs) * outputs),
+            length=length,
+            whole_sequence=layer.return_sequence,
+        )
+
+
+def _conv_places(
+    layer: Conv2d, image: Shape, channels_first: bool
+) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int32]]:
+    """Offsets [C*KH*KW] of the inputs of a position, and places [H'*W'] where positions begin.
+
+    Both count floats in the padded image.
+    """
+    channels, height, width = image
+    kh, kw, sh, sw, ph, pw = layer.geometry()
+    height, width = height + 2 * ph, width + 2 * pw
+    out_height, out_width = pool_output(layer, *image[1:])
+    if channels_first:
+        by_channel, by_row, by_column = height * width, width, 1
+    else:
+        by_channel, by_row, by_column = 1, width * channels, channels
+    channel, row, column = np.ix_(range(channels), range(kh), range(kw))
+    offsets = channel * by_channel + row * by_row + column * by_column
+    i, j = np.ix_(range(out_height), range(out_width))
+    places = i * sh * by_row + j * sw * by_column
+    return offsets.ravel().astype(np.int32), places.ravel().astype(np.int32)

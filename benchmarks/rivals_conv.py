@@ -1,4 +1,4 @@
-"""PyTorch on slots with networks of their own: what ``torch_layers`` makes ready, a form that
+"""PyTorch on slots with networks of their own: what ``torch_slots`` makes ready, a form that
 evaluates some slots, and ``over_slots``, which runs it on all of them.
 
 Batch norms are folded into the convolutions beforehand, pools come before ReLUs, which then have a
@@ -29,22 +29,52 @@ Pools = Callable[[int], Executor]
 class TorchLayer(NamedTuple):
     """A convolution ``weight`` [K, O, C, k, k] or dense layer [K, O, I] and what follows it.
 
-    ``rows``: the row of each slot, or None where slot s runs row s.
+    ``rows``: the row of each slot.
     """
 
     weight: Any
     bias: Any
-    rows: list[int] | None
+    rows: list[int]
     relu: bool
     stride: tuple[int, int] = (1, 1)
     padding: tuple[int, int] = (0, 0)
     pool: tuple[int, int] | None = None
 
 
-def torch_layers(
+class TorchSlots(NamedTuple):
+    """What the forms take: layers, and samples [S, B, ...] whose images are in memory order
+    ``order``."""
+
+    layers: list[TorchLayer]
+    x: Any
+    order: Any
+
+
+def torch_slots(
     work: Slots, element: Element = "float32", *, channels_last: bool = False
-) -> list[TorchLayer]:
-    """The network's layers with everything in the type and memory order that they run with."""
+) -> TorchSlots:
+    """Everything in the type and memory order that it runs with."""
+    import torch
+
+    dtype = getattr(torch, element)
+    order = torch.channels_last if channels_last else torch.contiguous_format
+
+    def laid_out(weight: Any) -> Any:
+        weight = weight.to(dtype)
+        if channels_last and weight.ndim == 5:
+            return weight.movedim(2, 4).contiguous().movedim(4, 2)
+        return weight.contiguous()
+
+    layers = [
+        layer._replace(weight=laid_out(layer.weight), bias=layer.bias.to(dtype).contiguous())
+        for layer in _folded_layers(work)
+    ]
+    x = torch.from_numpy(work.x).to(dtype)
+    images = x.flatten(0, 1).contiguous(memory_format=order)
+    return TorchSlots(layers, images.unflatten(0, x.shape[:2]), order)
+
+
+def _folded_layers(work: Slots) -> list[TorchLayer]:
     import torch
 
     parts = [
@@ -60,8 +90,7 @@ def torch_layers(
                 bias = torch.zeros(weight.shape[:2])
                 if layer.bias:
                     bias = parts[number][1]
-                rows = None if work.index is None else work.index[number].tolist()
-                made = TorchLayer(weight, bias, rows, layer.activation == "relu")
+                made = TorchLayer(weight, bias, work.rows[number].tolist(), layer.activation == "relu")
                 if isinstance(layer, Conv2d):
                     kernel = layer.geometry()
                     weight = weight.unflatten(2, (shape[0], *kernel[:2]))
@@ -83,18 +112,7 @@ def torch_layers(
                 pass
             case _:
                 raise NotImplementedError(f"{layer} in a rival")
-    dtype = getattr(torch, element)
-
-    def laid_out(weight: Any) -> Any:
-        weight = weight.to(dtype)
-        if channels_last and weight.ndim == 5:
-            return weight.movedim(2, 4).contiguous().movedim(4, 2)
-        return weight.contiguous()
-
-    return [
-        layer._replace(weight=laid_out(layer.weight), bias=layer.bias.to(dtype).contiguous())
-        for layer in layers
-    ]
+    return layers
 
 
 @contextmanager
@@ -138,14 +156,11 @@ def over_slots(
     return run
 
 
-def loop(work: Slots, element: Element = "float32", *, channels_last: bool = False) -> Form:
+def loop(given: TorchSlots) -> Form:
     """One slot after the other."""
     import torch
 
-    layers = torch_layers(work, element, channels_last=channels_last)
-    order = torch.channels_last if channels_last else torch.contiguous_format
-    x = torch.from_numpy(work.x).to(getattr(torch, element))
-    images = [image.contiguous(memory_format=order) for image in x]
+    images = given.x.unbind()
     networks = [
         [
             (layer, *_row(layer, slot if layer.rows is None else layer.rows[slot]))
@@ -166,7 +181,7 @@ def loop(work: Slots, element: Element = "float32", *, channels_last: bool = Fal
     return form
 
 
-def grouped(work: Slots, element: Element = "float32") -> Form:
+def grouped(given: TorchSlots) -> Form:
     """The slots as groups of one convolution, then as the batch of one matrix product.
 
     Where slots share rows, their weights are gathered first.
@@ -174,18 +189,17 @@ def grouped(work: Slots, element: Element = "float32") -> Form:
     import torch
     from torch.nn.functional import conv2d, max_pool2d
 
-    layers = torch_layers(work, element)
-    x = torch.from_numpy(work.x).to(getattr(torch, element))
-    batch = x.shape[1]
+    batch = given.x.shape[1]
 
     @cache
     def images(slots: range) -> Any:
         """[B, n * C, H, W]"""
-        return x[slots.start : slots.stop].transpose(0, 1).flatten(1, 2).contiguous()
+        channels = given.x[slots.start : slots.stop].transpose(0, 1).flatten(1, 2)
+        return channels.contiguous(memory_format=given.order)
 
     def form(slots: range) -> Any:
         h = images(slots)
-        for layer in layers:
+        for layer in given.layers:
             weight, bias = _gathered(layer, slots)
             if weight.ndim == 5:
                 flat = weight.flatten(0, 1), bias.flatten()
@@ -203,65 +217,56 @@ def grouped(work: Slots, element: Element = "float32") -> Form:
     return form
 
 
-def vmap(work: Slots, element: Element = "float32") -> Form:
+def vmap(given: TorchSlots) -> Form:
     """``torch.func.vmap`` over a functional network; shared rows are gathered first."""
     import torch
 
-    layers = torch_layers(work, element)
-    x = torch.from_numpy(work.x).to(getattr(torch, element))
-
     def network(h: Any, weights: list[tuple[Any, Any]]) -> Any:
-        for layer, (weight, bias) in zip(layers, weights, strict=True):
+        for layer, (weight, bias) in zip(given.layers, weights, strict=True):
             h = _apply(layer, h, weight, bias)
         return h
 
     population = torch.func.vmap(network)
 
     def form(slots: range) -> Any:
-        weights = [_gathered(layer, slots) for layer in layers]
-        return population(x[slots.start : slots.stop], weights)
+        weights = [_gathered(layer, slots) for layer in given.layers]
+        return population(given.x[slots.start : slots.stop], weights)
 
     return form
 
 
-def by_row(work: Slots, *, channels_last: bool = False) -> Form:
+def by_row(given: TorchSlots) -> Form:
     """Layer by layer, all samples of the slots that share a row at once.
 
     Samples stay in the order that a layer has left them in until the next gathers its own.
     """
     import torch
 
-    layers = torch_layers(work, channels_last=channels_last)
-    order = torch.channels_last if channels_last else torch.contiguous_format
-    x = torch.from_numpy(work.x).flatten(0, 1).contiguous(memory_format=order)
-    batch = work.x.shape[1]
+    batch = given.x.shape[1]
+    x = given.x.flatten(0, 1)
 
     @cache
     def plan(slots: range) -> tuple[list[list[tuple[int, Any]]], Any]:
         """Per layer (row, samples, or None for all as they lie); where the slots' samples end."""
-        place = torch.arange(len(slots) * batch).view(len(slots), batch)
-        steps = []
-        for layer in layers:
-            rows = torch.tensor(list(slots) if layer.rows is None else layer.rows)
-            if layer.rows is not None:
-                rows = rows[slots.start : slots.stop]
+        samples = torch.arange(len(slots) * batch).view(len(slots), batch)
+        place = samples
+        steps: list[list[tuple[int, Any]]] = []
+        for layer in given.layers:
+            rows = torch.tensor(layer.rows[slots.start : slots.stop])
             found = rows.unique().tolist()
             if len(found) == 1:
                 steps.append([(found[0], None)])
                 continue
             users = [torch.nonzero(rows == row).flatten() for row in found]
-            steps.append(
-                [(row, place[who].flatten()) for row, who in zip(found, users, strict=True)]
-            )
-            sequence = torch.cat(users)
-            place = torch.empty_like(place)
-            place[sequence] = torch.arange(len(slots) * batch).view(len(slots), batch)
+            steps.append([(row, place[who].flatten()) for row, who in zip(found, users, strict=True)])
+            place = torch.empty_like(samples)
+            place[torch.cat(users)] = samples
         return steps, place.flatten()
 
     def form(slots: range) -> Any:
         steps, place = plan(slots)
         h = x[slots.start * batch : slots.stop * batch]
-        for layer, groups in zip(layers, steps, strict=True):
+        for layer, groups in zip(given.layers, steps, strict=True):
             outputs = [
                 _apply(layer, h if who is None else h.index_select(0, who), *_row(layer, row))
                 for row, who in groups
@@ -277,10 +282,10 @@ def _row(layer: TorchLayer, row: int) -> tuple[Any, Any]:
 
 
 def _gathered(layer: TorchLayer, slots: range) -> tuple[Any, Any]:
-    """Weights and biases of the slots: a view where each runs its own row."""
-    if layer.rows is None:
-        return layer.weight[slots.start : slots.stop], layer.bias[slots.start : slots.stop]
+    """Weights and biases of the slots: views where each runs the row of its own number."""
     rows = layer.rows[slots.start : slots.stop]
+    if rows == list(slots):
+        return layer.weight[slots.start : slots.stop], layer.bias[slots.start : slots.stop]
     return layer.weight[rows], layer.bias[rows]
 
 

@@ -28,6 +28,13 @@ class Slots:
     x: F32
     index: npt.NDArray[np.int32] | None = None
 
+    @property
+    def rows(self) -> npt.NDArray[np.int32]:
+        """int32 [layers, S]: ``index``, or every slot's own number."""
+        if self.index is not None:
+            return self.index
+        return np.tile(np.arange(len(self.x), dtype=np.int32), (len(self.banks), 1))
+
     def __len__(self) -> int:
         return len(self.x)
 

@@ -458,7 +458,7 @@ class NetworkCall {
   // Tiles always add a bias.
   void without_bias() {
     for (evk::Step& s : steps_) {
-      if (s.kind != evk::StepKind::kDense || s.bias.base) continue;
+      if (s.bias.base || !s.weights.base) continue;
       s.bias = evk::Parameter{kNoBias, 0, s.weights.row};
     }
   }

@@ -3,6 +3,7 @@
 // [slots, samples, *] is written but the outputs or losses.
 #include <string.h>
 
+#include "cpu/conv_tile.h"
 #include "cpu/network.h"
 
 EVK_NAMESPACE_BEGIN
@@ -73,6 +74,37 @@ void pair_rows(const T* x, i64 stride, i64 rows, i64 width, u32* pairs) {
 }
 #endif
 
+// The image with its border of +0 (and rounded to bf16, if asked for).
+void pad_tile(const float* x, const Step& s, bool round, Tile out) {
+  const i64 row = s.width * kTile, border = s.pad_width * kTile;
+  const i64 edge = s.pad_height * (row + 2 * border);
+  const auto zeros = [&](i64 count) {
+    memset(out, 0, static_cast<size_t>(count) * sizeof(float));
+    out += count;
+  };
+  for (i64 channel = 0; channel < s.channels; ++channel) {
+    zeros(edge);
+    for (i64 i = 0; i < s.height; ++i, x += row) {
+      zeros(border);
+      for (i64 j = 0; j < row; j += kLanes) {
+        store(out + j, round ? round_to_bf16(load(x + j)) : load(x + j));
+      }
+      out += row;
+      zeros(border);
+    }
+    zeros(edge);
+  }
+}
+
+void affine_tile(Tile y, const Step& s, const float* scale, const float* shift) {
+  const i64 length = s.height * s.width * kTile;
+  for (i64 channel = 0; channel < s.channels; ++channel, y += length) {
+    const Float gain = Element<Float>::all(scale[channel]);
+    const Float offset = Element<Float>::all(shift[channel]);
+    for (i64 i = 0; i < length; i += kLanes) store(y + i, load(y + i) * gain + offset);
+  }
+}
+
 void round_to(const float* x, i64 count, float* out) {
   for (i64 i = 0; i < count; ++i) out[i] = round_to_bf16(x[i]);
 }
@@ -88,26 +120,50 @@ struct Plan {
   i64 tiles;          // per slot
   Cut cut;
   int threads;
-  bool shared_batch, prepares;
+  bool shared_batch, prepares, only_dense;
 
   i64 head_floats() const { return shared_batch ? tiles * head_features * kTile : 0; }
   i64 tile_floats() const { return tile_features * kTile; }
   i64 thread_floats() const { return 3 * tile_floats() + weight_floats; }
 };
 
-i64 prepared_floats(const Step& s) { return ceil_div(s.inputs * s.outputs + s.outputs, 16) * 16; }
+bool has_parameters(const Step& s) {
+  return s.kind == StepKind::kDense || s.kind == StepKind::kConv || s.kind == StepKind::kAffine;
+}
+
+i64 conv_depth(const Step& s) { return s.channels * s.kernel_height * s.kernel_width; }
+
+// Weights of a layer: dense [inputs, outputs], conv [depth, channels], none of affine.
+i64 weight_count(const Step& s) {
+  if (s.kind == StepKind::kAffine) return 0;
+  return (s.kind == StepKind::kConv ? conv_depth(s) : s.inputs) * s.out_channels;
+}
+
+// With bias, or with scale and shift.
+i64 prepared_floats(const Step& s) {
+  return ceil_div(weight_count(s) + 2 * s.out_channels, 16) * 16;
+}
+
+i64 padded_features(const Step& s) {
+  return s.channels * (s.height + 2 * s.pad_height) * (s.width + 2 * s.pad_width);
+}
 
 Plan make_plan(const NetworkParams& p) {
   Plan plan{};
   plan.threads = thread_count();
   plan.shared_batch = p.x_slot_stride == 0;
   plan.prepares = p.bf16 || p.bf16_bank;
+  plan.only_dense = true;
   plan.tile_features = plan.head_features = p.inputs;
   for (i64 i = 0; i < p.step_count; ++i) {
     const Step& step = p.steps[i];
     if (step.kind == StepKind::kDense) plan.last_dense = i;
-    if (step.kind == StepKind::kDense && plan.prepares) plan.weight_floats += prepared_floats(step);
-    if (step.kind != StepKind::kDense && plan.head_steps == i) {
+    if (step.kind == StepKind::kConv) {
+      plan.tile_features = larger_of(plan.tile_features, padded_features(step));
+    }
+    if (has_parameters(step) && step.kind != StepKind::kDense) plan.only_dense = false;
+    if (has_parameters(step) && plan.prepares) plan.weight_floats += prepared_floats(step);
+    if (!has_parameters(step) && plan.head_steps == i) {
       ++plan.head_steps;
       plan.head_features = step.outputs;
     }
@@ -191,11 +247,22 @@ void run_head(const NetworkParams& p, const Plan& plan, i64 slot, i64 tile, Buff
 }
 
 template <class T>
+float* widen_row(const Parameter& parameter, i64 slot, i64 count, float* out) {
+  const T* row = parameter.of<T>(slot);
+  for (i64 i = 0; i < count; ++i) out[i] = widen(row[i]);
+  return out + count;
+}
+
+template <class T>
 void prepare_layer(const NetworkParams& p, const Step& s, i64 slot, float* out) {
+  if (s.kind == StepKind::kAffine) {
+    widen_row<T>(s.shift, slot, s.channels, widen_row<T>(s.scale, slot, s.channels, out));
+    return;
+  }
   const T* weights = s.weights.of<T>(slot);
-  const i64 count = s.inputs * s.outputs;
+  const i64 count = weight_count(s);
 #if EVK_HAS_BF16
-  if (p.bf16) {
+  if (p.bf16 && s.kind == StepKind::kDense) {
     pair_rows(weights, s.outputs, s.inputs, s.outputs, reinterpret_cast<u32*>(out));
   } else
 #endif
@@ -205,15 +272,14 @@ void prepare_layer(const NetworkParams& p, const Step& s, i64 slot, float* out) 
       out[i] = p.bf16 ? round_to_bf16(weight) : weight;
     }
   }
-  const T* bias = s.bias.of<T>(slot);
-  for (i64 i = 0; i < s.outputs; ++i) out[count + i] = widen(bias[i]);
+  widen_row<T>(s.bias, slot, s.out_channels, out + count);
 }
 
 // This slot's weights and biases where dense_step looks for them.
 void prepare_weights(const NetworkParams& p, i64 slot, float* out) {
   for (i64 i = 0; i < p.step_count; ++i) {
     const Step& s = p.steps[i];
-    if (s.kind != StepKind::kDense) continue;
+    if (!has_parameters(s)) continue;
     p.bf16_bank ? prepare_layer<u16>(p, s, slot, out) : prepare_layer<float>(p, s, slot, out);
     out += prepared_floats(s);
   }
@@ -243,6 +309,38 @@ void dense_step(const NetworkParams& p, const Step& s, i64 slot, i64 samples, co
   advance(b);
 }
 
+void conv_step(const NetworkParams& p, const Step& s, i64 slot, i64 samples, const float* x,
+               const float* prepared, Buffers& b) {
+  const bool relu = s.activation == activation_code::relu;
+  if (s.pad_height || s.pad_width || p.bf16) {
+    pad_tile(x, s, p.bf16, b.pairs);
+    x = b.pairs;
+  }
+  ConvTile conv{};
+  conv.x = x;
+  conv.weights = prepared ? prepared : s.weights.of<float>(slot);
+  conv.bias = prepared ? prepared + weight_count(s) : s.bias.of<float>(slot);
+  conv.y = b.next;
+  conv.offsets = s.offsets;
+  conv.places = s.places;
+  conv.depth = conv_depth(s);
+  conv.channels = s.out_channels;
+  conv.positions = s.out_height * s.out_width;
+  conv.relu = relu;
+  conv_tile(conv, samples);
+  if (!relu) activate_in_place(b.next, s.outputs * kTile, s.activation, s.slope);
+  advance(b);
+}
+
+void affine_step(const Step& s, i64 slot, const float* x, const float* prepared, Buffers& b) {
+  const float* scale = prepared ? prepared : s.scale.of<float>(slot);
+  const float* shift = prepared ? prepared + s.channels : s.shift.of<float>(slot);
+  // A shared head is not ours to change.
+  if (x != b.current) memcpy(b.current, x, static_cast<size_t>(s.inputs * kTile) * sizeof(float));
+  affine_tile(b.current, s, scale, shift);
+  activate_in_place(b.current, s.outputs * kTile, s.activation, s.slope);
+}
+
 // The weights of dense step i for one slot.
 Lookahead::Range weights_range(const NetworkParams& p, i64 i, i64 slot) {
   const Step& s = p.steps[i];
@@ -254,7 +352,7 @@ Lookahead::Range weights_range(const NetworkParams& p, i64 i, i64 slot) {
 // On a task's first tile the layers behind the first one, on its last tile the next slot's first.
 Lookahead lookahead_of(const NetworkParams& p, const Plan& plan, i64 slot, i64 tile) {
   Lookahead::Range here{}, next{};
-  if (plan.head_steps < p.step_count && !plan.prepares) {
+  if (plan.head_steps < p.step_count && !plan.prepares && plan.only_dense) {
     const bool last = tile + 1 == plan.tiles || (tile + 1) % plan.cut.units_per_task == 0;
     if (tile % plan.cut.units_per_task == 0) {
       here.begin = weights_range(p, plan.head_steps, slot).end;
@@ -283,12 +381,24 @@ const float* run_tile(const NetworkParams& p, const Plan& plan, const Workspace&
   Lookahead lookahead = lookahead_of(p, plan, slot, tile);
   for (i64 i = plan.head_steps; i < p.step_count; ++i) {
     const Step& step = p.steps[i];
-    if (step.kind == StepKind::kDense) {
-      dense_step(p, step, slot, samples, x, prepared, b, lookahead);
-      if (prepared) prepared += prepared_floats(step);
-    } else {
-      activate_in_place(b.current, step.outputs * kTile, step.activation, step.slope);
+    switch (step.kind) {
+      case StepKind::kDense:
+        dense_step(p, step, slot, samples, x, prepared, b, lookahead);
+        break;
+      case StepKind::kConv:
+        conv_step(p, step, slot, samples, x, prepared, b);
+        break;
+      case StepKind::kAffine:
+        affine_step(step, slot, x, prepared, b);
+        break;
+      case StepKind::kActivation:
+        activate_in_place(b.current, step.outputs * kTile, step.activation, step.slope);
+        break;
+      default:
+        pool_tile(b.current, step, b.next);
+        advance(b);
     }
+    if (prepared && has_parameters(step)) prepared += prepared_floats(step);
     x = b.current;
   }
   return x;

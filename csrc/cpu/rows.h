@@ -111,12 +111,15 @@ void rows_strip(const RowOperands<typename W::Stored>& d, i64 samples, i64 depth
 // The last outputs, fewer than a vector.
 template <class W>
 void rows_tail(const RowOperands<typename W::Stored>& d, i64 samples, i64 depth, i64 count) {
+  float copy[kCopiedChunk * kLanes];
+  for (i64 k = 0; k < depth; ++k) {
+    store(copy + k * kLanes, W::use(load_part(d.weights + k * d.stride, count)));
+  }
   for (i64 s = 0; s < samples; ++s) {
     float* y = d.y + s * d.y_stride;
     Float acc = load_part(d.start ? d.start : y, count);
     for (i64 k = 0; k < depth; ++k) {
-      const Float weights = W::use(load_part(d.weights + k * d.stride, count));
-      acc = fma(broadcast(d.x + s * d.x_stride + k), weights, acc);
+      acc = fma(broadcast(d.x + s * d.x_stride + k), load(copy + k * kLanes), acc);
     }
     store_part(y, count, acc);
   }

@@ -164,14 +164,25 @@ EVK_INLINE Float broadcast(const float* p) { return (Float)EVK_MM(set1_ps)(*p); 
 EVK_INLINE Float load(const float* p) { return (Float)EVK_MM(loadu_ps)(p); }
 EVK_INLINE void store(float* p, Float v) { EVK_MM(storeu_ps)(p, (NativeFloat)v); }
 // The first `count` < kLanes elements; memory past them is not touched, lanes past them are 0.
+#if EVK_LANES == 8
+EVK_INLINE NativeInt first_lanes(i64 count) {
+  return _mm256_cmpgt_epi32(_mm256_set1_epi32(static_cast<int>(count)),
+                            _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7));
+}
 EVK_INLINE Float load_part(const float* p, i64 count) {
-  Float v{};
-  __builtin_memcpy(&v, p, static_cast<size_t>(count) * sizeof(float));
-  return v;
+  return (Float)_mm256_maskload_ps(p, first_lanes(count));
 }
 EVK_INLINE void store_part(float* p, i64 count, Float v) {
-  __builtin_memcpy(p, &v, static_cast<size_t>(count) * sizeof(float));
+  _mm256_maskstore_ps(p, first_lanes(count), (NativeFloat)v);
 }
+#else
+EVK_INLINE Float load_part(const float* p, i64 count) {
+  return (Float)_mm512_maskz_loadu_ps(static_cast<__mmask16>((1 << count) - 1), p);
+}
+EVK_INLINE void store_part(float* p, i64 count, Float v) {
+  _mm512_mask_storeu_ps(p, static_cast<__mmask16>((1 << count) - 1), (NativeFloat)v);
+}
+#endif
 // bf16 as floats.
 EVK_INLINE Float load(const u16* p) {
   return (Float)((Word)EVK_MM(cvtepu16_epi32)(load_half(p)) << 16);

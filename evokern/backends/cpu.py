@@ -15,8 +15,8 @@ import numpy.typing as npt
 from evokern import _cpu
 from evokern._program import Program
 from evokern._values import integer
-from evokern.backends.steps import FIRST_TILE, SMALL_GENOME, compile_steps, has_tiles
 from evokern.backends.steps import Program as NetworkProgram
+from evokern.backends.steps import compile_steps, use_tiles
 from evokern.errors import BackendError
 from evokern.layout import GENE_CONTENTS, GenomeLayout
 from evokern.network import ACTIVATIONS, ActivationName, Conv2d, Dense, Network
@@ -289,9 +289,8 @@ def _flat(input_shape: tuple[int, ...], x: npt.NDArray[Any]) -> npt.NDArray[Any]
 
 
 def _program(network: Network, samples: int) -> NetworkProgram:
-    many = samples >= FIRST_TILE or network.layout.size <= SMALL_GENOME
-    tiles = many and has_tiles(network.layers)
-    return compile_steps(network.layers, network.input_shape, tiles)
+    layers, shape = network.layers, network.input_shape
+    return compile_steps(layers, shape, use_tiles(layers, shape, network.layout.size, samples))
 
 
 def _layer_forward(
@@ -306,7 +305,7 @@ def _layer_forward(
 ) -> None:
     """One layer as a network, with weights and bias in banks of their own."""
     values = _flat(input_shape, x)
-    tiles = values.shape[-2] >= FIRST_TILE and isinstance(layer, Dense)
+    tiles = use_tiles((layer,), input_shape, w.shape[1] * w.shape[2], values.shape[-2])
     program = compile_steps((layer,), input_shape, tiles, bias_apart=True)
     banks = [_rows(w)] if b is None else [_rows(w), b]
     samples = out.reshape(*out.shape[:2], -1)

@@ -28,7 +28,6 @@ from evokern.layers import (
     GlobalAvgPool,
     Layer,
     MaxPool2d,
-    Pool2d,
     Residual,
     Shape,
     output_shape,
@@ -54,8 +53,14 @@ from evokern.layers import (
 FIRST_TILE = 12
 """Samples from which tiles are faster than single samples."""
 
+FIRST_TILE_OF_IMAGES = 12
+"""The same for networks with convolutions."""
+
+MOST_TILE_FEATURES = 4096
+"""Features of an image that a convolution on tiles may read or write."""
+
 SMALL_GENOME = 8192
-"""Genes up to which they are always: the weights do not come from memory."""
+"""Genes of dense layers up to which tiles are always faster."""
 
 MOST_BUFFERS = 64  # kMostBuffers of csrc/cpu/network_samples.cpp
 
@@ -134,16 +139,31 @@ def compile_steps(
     """
     if not tiles:
         return _SampleSteps(input_shape).compile(layers, bias_apart)
-    steps = _tile_steps(layers, input_shape)
+    steps, places = _tile_steps(layers, input_shape)
     outputs = math.prod(shapes_along(layers, input_shape)[-1])
     steps = _with_bias_apart(steps) if bias_apart else steps
-    return _program(steps, tiles=True, outputs=outputs)
+    return _program(steps, tiles=True, places=places, outputs=outputs)
+
+
+def use_tiles(layers: tuple[Layer, ...], input_shape: Shape, genes: int, samples: int) -> bool:
+    """Whether a network of this genome is faster on tiles with so many samples."""
+    few = FIRST_TILE_OF_IMAGES if _has(layers, Conv2d) else FIRST_TILE
+    if genes <= SMALL_GENOME and not _has(layers, Conv2d):
+        few = 1  # the weights do not come from memory
+    return samples >= few and _has_tiles(layers, input_shape)
+
+
+def _has(layers: tuple[Layer, ...], kind: type[Layer]) -> bool:
+    return any(isinstance(layer, kind) for layer in layers)
 
 
 @lru_cache(maxsize=256)
-def has_tiles(layers: tuple[Layer, ...]) -> bool:
-    """Whether tiles can run these layers: dense ones behind pools and activations."""
-    return all(isinstance(layer, Dense | Activation | Flatten | Pool2d) for layer in layers)
+def _has_tiles(layers: tuple[Layer, ...], input_shape: Shape) -> bool:
+    """Whether tiles can run these layers, and hold the images between them in the second cache."""
+    if _has(layers, Residual) or _has(layers, Elman):
+        return False
+    sizes = [math.prod(shape) for shape in shapes_along(layers, input_shape)]
+    return not _has(layers, Conv2d) or max(sizes) <= MOST_TILE_FEATURES
 
 
 def _program(
@@ -169,24 +189,50 @@ def _with_bias_apart(steps: list[Step]) -> list[Step]:
     return [step if step.bias == _NONE else replace(step, bias=(1, 0)) for step in steps]
 
 
-def _tile_steps(layers: tuple[Layer, ...], shape: Shape) -> list[Step]:
+def _tile_steps(
+    layers: tuple[Layer, ...], shape: Shape
+) -> tuple[list[Step], list[npt.NDArray[np.int32]]]:
     steps: list[Step] = []
-    bank = 0
+    tables: list[npt.NDArray[np.int32]] = []
+    bank, place = 0, 1
     for layer in layers:
         after = output_shape(layer, shape)
-        step = Step(ACTIVATION, inputs=math.prod(shape), outputs=math.prod(after))
+        step = Step(
+            ACTIVATION,
+            inputs=math.prod(shape),
+            outputs=math.prod(after),
+            image=_image(shape),
+            channels_first=True,
+            out_image=_image(after),
+        )
         match layer:
             case Dense():
-                steps.append(replace(_dense(layer, step, bank), out_image=(*after, 1, 1)))
+                steps.append(_dense(layer, step, bank))
                 bank += 1
+            case Conv2d():
+                found = _conv_places(layer, shape, channels_first=True)
+                steps.append(_conv(layer, step, bank, place, len(found[0])))
+                tables += found
+                place += sum(map(len, found))
+                bank += 1
+            case Affine():
+                steps.append(_affine(layer, step, bank))
+                bank += 1
+            case GlobalAvgPool():
+                steps.append(_global_pool(step))
             case Activation():
                 steps.append(_activated(step, layer.name, layer.negative_slope))
             case MaxPool2d() | AvgPool2d():
-                steps.append(_pool(layer, step, shape, after))
+                steps.append(_pool(layer, step))
             case _:
                 pass
         shape = after
-    return steps
+    return steps, tables
+
+
+def _image(shape: Shape) -> Shape:
+    """[C, H, W] of an image; [O, 1, 1] of what is flat or a sequence of states [T, O]."""
+    return shape if len(shape) == 3 else (shape[-1], 1, 1)
 
 
 def _activated(step: Step, name: str, slope: float) -> Step:
@@ -199,13 +245,33 @@ def _dense(layer: Dense, step: Step, bank: int) -> Step:
     return replace(step, kind=DENSE, weights=(bank, 0), bias=bias)
 
 
-def _pool(layer: MaxPool2d | AvgPool2d, step: Step, before: Shape, after: Shape) -> Step:
+def _conv(layer: Conv2d, step: Step, bank: int, place: int, depth: int) -> Step:
+    return replace(
+        _activated(step, layer.activation, layer.negative_slope),
+        kind=CONV,
+        weights=(bank, 0),
+        bias=(bank, depth * layer.outputs) if layer.bias else _NONE,
+        geometry=layer.geometry(),
+        offsets=place,
+        places=place + depth,
+    )
+
+
+def _affine(layer: Affine, step: Step, bank: int) -> Step:
+    step = replace(step, kind=AFFINE, scale=(bank, 0), shift=(bank, step.image[0]))
+    return _activated(step, layer.activation, layer.negative_slope)
+
+
+def _global_pool(step: Step) -> Step:
+    whole = (step.image[1], step.image[2], 1, 1, 0, 0)
+    return replace(step, kind=GLOBAL_AVG_POOL, geometry=whole, count_include_pad=True)
+
+
+def _pool(layer: MaxPool2d | AvgPool2d, step: Step) -> Step:
     return replace(
         step,
         kind=AVG_POOL if isinstance(layer, AvgPool2d) else MAX_POOL,
-        image=before,
         geometry=layer.geometry(),
-        out_image=after,
         count_include_pad=isinstance(layer, AvgPool2d) and layer.count_include_pad,
     )
 
@@ -271,7 +337,9 @@ class _SampleSteps:
             case Residual():
                 return self.residual(layer, x)
             case Affine() if self.fuses(x) and self.steps[-1].scale == _NONE:
-                self.steps[-1] = self.affine(layer, self.steps[-1], x.shape[0])
+                bank, channels = self.bank(), x.shape[0]
+                step = replace(self.steps[-1], scale=(bank, 0), shift=(bank, channels))
+                self.steps[-1] = _activated(step, layer.activation, layer.negative_slope)
                 return x
             case Activation() if self.fuses(x):
                 self.steps[-1] = _activated(self.steps[-1], layer.name, layer.negative_slope)
@@ -284,9 +352,9 @@ class _SampleSteps:
             inputs=math.prod(x.shape),
             outputs=math.prod(after),
             source=x.buffer,
-            image=x.shape if len(x.shape) == 3 else (x.shape[-1], 1, 1),
+            image=_image(x.shape),
             channels_first=x.channels_first,
-            out_image=after if len(after) == 3 else (after[-1], 1, 1),
+            out_image=_image(after),
         )
         match layer:
             case Dense():
@@ -294,14 +362,13 @@ class _SampleSteps:
             case Conv2d():
                 step = self.conv(layer, step)
             case Affine():
-                step = replace(self.affine(layer, step, x.shape[0]), kind=AFFINE)
+                step = _affine(layer, step, self.bank())
             case Activation():
                 step = _activated(step, layer.name, layer.negative_slope)
             case MaxPool2d() | AvgPool2d():
-                step = _pool(layer, step, x.shape, after)
+                step = _pool(layer, step)
             case GlobalAvgPool():
-                whole = (x.shape[1], x.shape[2], 1, 1, 0, 0)
-                step = replace(step, kind=GLOBAL_AVG_POOL, geometry=whole, count_include_pad=True)
+                step = _global_pool(step)
             case Elman():
                 step = self.elman(layer, step, x.shape)
             case _:
@@ -345,11 +412,6 @@ class _SampleSteps:
         last = self.steps[-1]
         return last.kind == CONV and last.target == x.buffer and last.activation == 0
 
-    def affine(self, layer: Affine, step: Step, channels: int) -> Step:
-        bank = self.bank()
-        step = replace(step, scale=(bank, 0), shift=(bank, channels))
-        return _activated(step, layer.activation, layer.negative_slope)
-
     def residual(self, layer: Residual, x: _Value) -> _Value:
         x = self.channels_last(x)
         body, other = x, x
@@ -385,21 +447,11 @@ class _SampleSteps:
         return self.append(step, x, after)
 
     def conv(self, layer: Conv2d, step: Step) -> Step:
-        bank = self.bank()
         offsets, places = _conv_places(layer, step.image, step.channels_first)
         self.places += [offsets, places]
         first = self.place_count
         self.place_count += len(offsets) + len(places)
-        bias = (bank, len(offsets) * layer.outputs) if layer.bias else _NONE
-        return replace(
-            _activated(step, layer.activation, layer.negative_slope),
-            kind=CONV,
-            weights=(bank, 0),
-            bias=bias,
-            geometry=layer.geometry(),
-            offsets=first,
-            places=first + len(offsets),
-        )
+        return _conv(layer, step, self.bank(), first, len(offsets))
 
     def elman(self, layer: Elman, step: Step, shape: Shape) -> Step:
         length, inputs = shape

@@ -17,7 +17,7 @@ from typing import Any, Literal
 from evokern import _cpu, set_threads
 from evokern.errors import EvokernError
 
-Unit = Literal["GFLOP/s", "GB/s", "ns/gene", "us/step"]
+Unit = Literal["GFLOP/s", "GB/s", "ns/gene", "us/step", "frames/s"]
 
 _SETTLE_S = 0.01  # libgomp's threads spin on for a while; that is not the next one's CPU time
 
@@ -39,8 +39,8 @@ class Contestant:
     """One way to do the work of a contest.
 
     ``run(threads)`` does it once. ``work`` is what the rate counts: floating-point operations,
-    bytes, genes or steps. ``part`` < 1: a run does this share of the work only, and its seconds are
-    scaled to the whole. ``cpu_clock(threads)``: CPU seconds of all threads so far.
+    bytes, genes, steps or frames. ``part`` < 1: a run does this share of the work only, and its
+    seconds are scaled to the whole. ``cpu_clock(threads)``: CPU seconds of all threads so far.
     """
 
     name: str
@@ -182,6 +182,12 @@ def _results(
 
 def rate(work: float, seconds: float, unit: Unit) -> float:
     """``work`` done in ``seconds``, in ``unit``."""
-    if unit == "us/step":
-        return seconds / work * 1e6
-    return seconds / work * 1e9 if unit == "ns/gene" else work / seconds * 1e-9
+    match unit:
+        case "us/step":
+            return seconds / work * 1e6
+        case "ns/gene":
+            return seconds / work * 1e9
+        case "frames/s":
+            return work / seconds
+        case _:
+            return work / seconds * 1e-9

@@ -22,10 +22,13 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks import (
+    bench_conv,
     bench_generation,
     bench_growth,
     bench_nes,
     bench_network,
+    bench_replay,
+    bench_routing,
     bench_variation,
     limits,
     memory,
@@ -39,6 +42,9 @@ BENCHMARKS: dict[str, Callable[[bool], Cases]] = {
     "variation": bench_variation.cases,
     "generation": bench_generation.cases,
     "growth": bench_growth.cases,
+    "conv": bench_conv.cases,
+    "routing": bench_routing.cases,
+    "replay": bench_replay.cases,
     "nes": bench_nes.cases,
     "limits": limits.cases,
 }
@@ -63,7 +69,19 @@ class Options:
     """Measure evokern beside its rivals and the limits of this machine."""
 
     name: tyro.conf.Positional[
-        Literal["all", "network", "variation", "generation", "growth", "nes", "limits", "memory"]
+        Literal[
+            "all",
+            "network",
+            "variation",
+            "generation",
+            "growth",
+            "conv",
+            "routing",
+            "replay",
+            "nes",
+            "limits",
+            "memory",
+        ]
     ] = "all"
     """What to measure."""
     rounds: int = 9
@@ -177,13 +195,17 @@ def _table(title: str, rounds: int, results: Sequence[Result]) -> Table:
             str(r.threads),
             f"{r.wall_s:.3g}",
             f"{r.cpu_s:.3g}",
-            f"{r.rate:.3g} {r.unit}",
+            f"{_significant(r.rate)} {r.unit}",
             _shown(r.percent_of_limit, ".0f"),
             _shown(r.wall_ratio, ".2f"),
             _shown(r.cpu_ratio, ".2f"),
             end_section=[other.threads for other in results[number + 1 :][:1]] != [r.threads],
         )
     return table
+
+
+def _significant(rate: float) -> str:
+    return f"{rate:,.0f}" if rate >= 1000 else f"{rate:.3g}"
 
 
 def _shown(value: float | None, form: str) -> str:

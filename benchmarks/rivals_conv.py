@@ -13,6 +13,9 @@ from contextlib import ExitStack, contextmanager
 from functools import cache, partial
 from typing import Any, Literal, NamedTuple
 
+import numpy as np
+import numpy.typing as npt
+
 from benchmarks.workload_conv import Slots
 from evokern.layers import Affine, Conv2d, Dense, Flatten, MaxPool2d
 from evokern.layout import GenomeLayout
@@ -90,7 +93,8 @@ def _folded_layers(work: Slots) -> list[TorchLayer]:
                 bias = torch.zeros(weight.shape[:2])
                 if layer.bias:
                     bias = parts[number][1]
-                made = TorchLayer(weight, bias, work.rows[number].tolist(), layer.activation == "relu")
+                rows = work.rows[number].tolist()
+                made = TorchLayer(weight, bias, rows, layer.activation == "relu")
                 if isinstance(layer, Conv2d):
                     kernel = layer.geometry()
                     weight = weight.unflatten(2, (shape[0], *kernel[:2]))
@@ -140,9 +144,9 @@ def over_slots(
     """
     import torch
 
-    @torch.inference_mode()
     def inferred(some: range) -> Any:
-        return form(some)
+        with torch.inference_mode():  # of this thread
+            return form(some)
 
     def run(threads: int) -> Any:
         size = chunk or -(-slots // threads)
@@ -156,17 +160,38 @@ def over_slots(
     return run
 
 
+def loss_of(
+    outputs: Callable[[int], Any], y: npt.NDArray[np.int64], classes: npt.NDArray[np.int32]
+) -> Callable[[int], tuple[Any, Any]]:
+    """Mean cross entropy and correct predictions [S] of outputs [S, B, O], labels y [S, B] and
+    ``classes`` [S], past which outputs take no part."""
+    import torch
+    from torch.nn.functional import cross_entropy
+
+    labels = torch.from_numpy(y)
+    widest = int(classes.max())
+    absent = torch.arange(widest) >= torch.from_numpy(classes)[:, None]
+    mask = torch.zeros(absent.shape).masked_fill_(absent, -torch.inf).unsqueeze(1)
+
+    def run(threads: int) -> tuple[Any, Any]:
+        with torch.inference_mode():
+            logits = outputs(threads) + mask
+            flat = cross_entropy(logits.flatten(0, 1), labels.flatten(), reduction="none")
+            loss = flat.view(labels.shape).mean(1)
+            correct = (logits.argmax(2) == labels).sum(1)
+        return loss.numpy(), correct.numpy()
+
+    return run
+
+
 def loop(given: TorchSlots) -> Form:
     """One slot after the other."""
     import torch
 
     images = given.x.unbind()
     networks = [
-        [
-            (layer, *_row(layer, slot if layer.rows is None else layer.rows[slot]))
-            for layer in layers
-        ]
-        for slot in range(len(work))
+        [(layer, *_row(layer, layer.rows[slot])) for layer in given.layers]
+        for slot in range(len(images))
     ]
 
     def form(slots: range) -> Any:
@@ -258,7 +283,9 @@ def by_row(given: TorchSlots) -> Form:
                 steps.append([(found[0], None)])
                 continue
             users = [torch.nonzero(rows == row).flatten() for row in found]
-            steps.append([(row, place[who].flatten()) for row, who in zip(found, users, strict=True)])
+            steps.append(
+                [(row, place[who].flatten()) for row, who in zip(found, users, strict=True)]
+            )
             place = torch.empty_like(samples)
             place[torch.cat(users)] = samples
         return steps, place.flatten()

@@ -46,7 +46,7 @@ class Slots:
 
 def multiply_adds(network: Network) -> int:
     """Of the network's convolutions and dense layers, on one sample."""
-    total = 0
+    total: int = 0
     for layer, before, after in zip(
         network.layers, network.shapes, network.shapes[1:], strict=False
     ):

@@ -122,7 +122,6 @@ def read(
     _refuse_hooks(root)
     with _eval_mode(root):
         graph = _Tracer().trace(root)
-    graph.eliminate_dead_code()
     values: dict[fx.Node, Any] = {}
     overwritten: set[fx.Node] = set()
 
@@ -234,7 +233,7 @@ def _mean(tensor: _Tensor, node: fx.Node, dim: Any, keepdim: bool = False) -> _T
     if len(tensor.shape) != 3 or sorted(d % 4 for d in dim) != [2, 3]:
         raise ArgumentError(message("mean.dim", "(2, 3) of an image", str(dim)))
     mean: _Tensor = _behind(tensor, nn.AdaptiveAvgPool2d(1), node)[0]
-    return mean if keepdim else _behind(mean, nn.Flatten(), node)[0]  # type: ignore[no-any-return]
+    return mean if keepdim else _behind(mean, nn.Flatten(), node)[0]
 
 
 def _sum(a: _Tensor, b: _Tensor) -> _Tensor:

@@ -170,9 +170,8 @@ def parameters_of(path: str, part: nn.Module) -> list[F32]:
             scale = values("weight") / np.sqrt(variance + part.eps)
             shift = values("bias").astype(np.float64)
         return [scale.astype(np.float32), (shift - mean * scale).astype(np.float32)]
-    weights = values("weight")
-    weights = weights.reshape(len(weights), -1).T
-    return [weights] if part.bias is None else [weights, values("bias")]
+    weight = values("weight").reshape(len(part.weight), -1).T
+    return [weight] if part.bias is None else [weight, values("bias")]
 
 
 def _expect(part: nn.Module, setting: str, *supported: Any) -> None:

@@ -11,7 +11,7 @@ import hashlib
 import json
 import re
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -244,18 +244,37 @@ def load_network(path: Path) -> tuple[Network, dict[str, npt.NDArray[Any]], dict
 
 def describe(network: Network) -> dict[str, Any]:
     """A network as plain JSON values."""
-    described = [{"kind": type(layer).__name__, **asdict(layer)} for layer in network.layers]
+    described = [_describe_layer(layer) for layer in network.layers]
     return {"input_shape": list(network.input_shape), "layers": described}
 
 
 def rebuild(description: Mapping[str, Any]) -> Network:
     """The network that ``describe`` described."""
+    built = tuple(_rebuild_layer(entry) for entry in description["layers"])
+    return Network(built, tuple(description["input_shape"]))
+
+
+def _describe_layer(layer: layers.Layer) -> dict[str, Any]:
+    values = {name: _described(getattr(layer, name)) for name in (f.name for f in fields(layer))}
+    return {"kind": type(layer).__name__, **values}
+
+
+def _described(value: Any) -> Any:
+    if isinstance(value, tuple):
+        return [_described(part) for part in value]
+    return _describe_layer(value) if isinstance(value, layers.LAYERS) else value
+
+
+def _rebuild_layer(entry: Mapping[str, Any]) -> layers.Layer:
     kinds = {kind.__name__: kind for kind in layers.LAYERS}
-    built = []
-    for entry in description["layers"]:
-        values = {name: _pairs(value) for name, value in entry.items() if name != "kind"}
-        built.append(kinds[entry["kind"]](**values))
-    return Network(tuple(built), tuple(description["input_shape"]))
+    values = {name: _rebuilt(value) for name, value in entry.items() if name != "kind"}
+    return kinds[entry["kind"]](**values)
+
+
+def _rebuilt(value: Any) -> Any:
+    if isinstance(value, list):
+        return tuple(_rebuilt(part) for part in value)
+    return _rebuild_layer(value) if isinstance(value, dict) else value
 
 
 def _tensor_file(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> Iterator[Content]:
@@ -307,7 +326,3 @@ def _hashed(pieces: Iterator[Content], digest: hashlib._Hash) -> Iterator[Conten
     for piece in pieces:
         digest.update(piece)
         yield piece
-
-
-def _pairs(value: Any) -> Any:
-    return tuple(value) if isinstance(value, list) else value

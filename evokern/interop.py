@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -11,18 +10,24 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from evokern._onnx_graph import Graph
 from evokern._version import __version__
-from evokern.errors import ArgumentError, BackendError, DtypeError, ShapeError, message
+from evokern.errors import ArgumentError, DtypeError, ShapeError, message
 from evokern.files import replace_file
+from evokern.layers import shapes_along
 from evokern.network import (
     Activation,
+    Affine,
     AvgPool2d,
+    Conv2d,
     Dense,
+    Elman,
     Flatten,
+    GlobalAvgPool,
     Layer,
     MaxPool2d,
     Network,
-    Pool2d,
+    Residual,
 )
 
 OPSET, IR_VERSION = 20, 9
@@ -39,26 +44,26 @@ _MAX_ONNX_BYTES = 2**31 - 2**20  # what a protobuf message holds, less room for 
 def from_module(module: Module, input_shape: Sequence[int]) -> Network:
     """The architecture of ``module`` in eval mode, for one sample of ``input_shape``.
 
-    Takes Sequential (nested too), Linear, ReLU, LeakyReLU, Tanh, Sigmoid, GELU, SiLU, Flatten,
-    MaxPool2d, AvgPool2d; Identity and Dropout vanish. An activation after a Linear becomes part
-    of the Dense layer. `genome_of` fetches the weights.
+    torch.fx records what the module's ``forward`` calls: Linear, Conv2d, BatchNorm1d and 2d,
+    MaxPool2d, AvgPool2d, AdaptiveAvgPool2d, Flatten, a one-layer batch-first RNN, the activations
+    of `Network`, the functions and methods of the same names, ``view`` and ``mean`` where they
+    flatten or average whole images, and sums of two branches, which become residual blocks (the
+    first summand is the body, unless it is the block's input). Identity and Dropout vanish. An
+    activation becomes part of the Dense, Conv2d, Affine or Residual before it. `genome_of` fetches
+    the weights.
 
     Raises:
-        ArgumentError, ShapeError: a module cannot be mapped or does not fit what comes before it;
-            the message starts with its path, such as ``features.2``.
+        ArgumentError, ShapeError: something cannot be mapped or does not fit what comes before it;
+            the message starts with the path of the module, such as ``layer1.0.conv1``.
     """
-    network = Network((), tuple(input_shape))
-    for path, part in _parts(module):
-        try:
-            layers = _appended(network.layers, _layer(part, network.output_shape))
-            network = Network(layers, network.input_shape)
-        except (ArgumentError, ShapeError) as error:
-            raise type(error)(f"{path}: {error}") from None
-    return network
+    return _read(module, input_shape)[0]
 
 
 def genome_of(network: Network, module: Module) -> F32:
-    """The weights of ``module`` as a genome, float32 [G], copied. A missing bias gives +0.
+    """The weights of ``module`` as a genome, float32 [G], copied.
+
+    A batch norm gives scale = weight / sqrt(running_var + eps) and shift = bias - running_mean *
+    scale, in float64 and rounded once. The two biases of an RNN are added.
 
     Raises:
         ArgumentError, ShapeError: the module has another architecture, or see `from_module`.
@@ -67,49 +72,29 @@ def genome_of(network: Network, module: Module) -> F32:
     genome = np.zeros(network.layout.size, np.float32)
     # By way of a module both are written alike: MaxPool2d(2) and MaxPool2d((2, 2), 2) are one.
     expected = from_module(to_module(network, genome), network.input_shape)
-    got = from_module(module, network.input_shape)
+    got, parts = _read(module, network.input_shape)
     if got != expected:
         mend = "try Network.from_module(module, input_shape)"
         raise ArgumentError(message("module", str(expected.layers), str(got.layers), mend))
-    linears = [(path, part) for path, part in _parts(module) if hasattr(part, "in_features")]
-    for (path, linear), (weights, bias) in zip(linears, network.layout.split(genome), strict=True):
-        weights[...] = _values(f"{path}.weight", linear.weight).T
-        if linear.bias is not None:
-            bias[...] = _values(f"{path}.bias", linear.bias)
+    from evokern._torch_layers import parameters_of
+
+    for (path, part), views in zip(parts, network.layout.split(genome), strict=True):
+        for view, values in zip(views, parameters_of(path, part), strict=True):
+            view[...] = values
     return genome
 
 
 def to_module(network: Network, genome: F32) -> Module:
     """``network`` with the weights of ``genome`` [G] as a torch.nn.Sequential in eval mode.
 
-    The weights are copies and require grad. The outputs are those of ``ops.network_forward``
-    within ``testing.error_bound``: PyTorch adds in another order.
+    Layers that PyTorch does not have are modules of `evokern.torch_modules`. The weights are copies
+    and require grad. The outputs are those of ``ops.network_forward`` within
+    ``testing.error_bound``: PyTorch adds in another order.
     """
     nn = _library("torch").nn
-    parameters = iter(network.layout.split(_genomes("genome", genome, network, ensemble=False)))
-    modules: list[Module] = []
-    for layer, shape in zip(network.layers, network.shapes, strict=False):
-        if isinstance(layer, Dense):
-            # On "meta" the layer draws no numbers from torch's global generator.
-            linear = nn.Linear(shape[0], layer.outputs, device="meta")
-            weights, bias = next(parameters)
-            linear.weight, linear.bias = _parameter(weights.T), _parameter(bias)
-            modules.append(linear)
-            if layer.activation != "identity":
-                modules.append(_activations(layer.negative_slope)[layer.activation])
-        elif isinstance(layer, Activation):
-            modules.append(_activations(layer.negative_slope)[layer.name])
-        elif isinstance(layer, Flatten):
-            modules.append(nn.Flatten())
-        else:
-            kh, kw, sh, sw, ph, pw = layer.geometry()
-            windows = ((kh, kw), (sh, sw), (ph, pw))
-            modules.append(
-                nn.AvgPool2d(*windows, count_include_pad=layer.count_include_pad)
-                if isinstance(layer, AvgPool2d)
-                else nn.MaxPool2d(*windows)
-            )
-    return nn.Sequential(*modules).eval()
+    genome = _genomes("genome", genome, network, ensemble=False)
+    parameters = iter(network.layout.split(genome))
+    return nn.Sequential(*_modules(network.layers, network.input_shape, parameters)).eval()
 
 
 def export_onnx(
@@ -120,7 +105,7 @@ def export_onnx(
     The model takes ``x`` float32 [batch, *input_shape], any batch, and gives ``logits`` float32
     [batch, *output_shape]. With onnxruntime these are the outputs of ``ops.network_forward`` within
     ``testing.error_bound``, but for tanh and sigmoid before the first dense layer: there its errors
-    are small beside 1, not beside a small result.
+    are small beside 1, not beside a small result. A sequence is one node per step.
 
     Args:
         path: the file.
@@ -135,27 +120,12 @@ def export_onnx(
         limit = f"at most {_MAX_ONNX_BYTES} bytes, for ONNX files hold 2 GiB"
         mend = "export fewer networks"
         raise ArgumentError(message("genomes", limit, f"{genomes.nbytes} bytes", mend))
-    graph = _Graph()
+    graph = Graph(onnx, len(genomes) if genomes.ndim == 2 else None)
     x = "x"
     if mean is not None:
         x = graph.node("Sub", x, graph.constant(_mean(mean, network)))
         x = graph.node("Div", x, graph.constant(np.array(255, np.float32)))
-    parameters = iter(network.layout.split(genomes))
-    for layer, shape in zip(network.layers, network.shapes, strict=False):
-        if isinstance(layer, Dense):
-            # An ensemble's weights [n, I, O] turn x [batch, I] into [n, batch, O].
-            weights, bias = next(parameters)
-            x = graph.node("MatMul", x, graph.constant(weights))
-            x = graph.node("Add", x, graph.constant(bias[..., np.newaxis, :]))
-            x = graph.activation(layer.activation, x, layer.negative_slope)
-        elif isinstance(layer, Activation):
-            x = graph.activation(layer.name, x, layer.negative_slope)
-        elif isinstance(layer, Pool2d):
-            x = graph.pool(layer, x)
-        elif len(shape) == 3:
-            x = graph.node("Flatten", x)
-    if genomes.ndim == 2 and network.layout.blocks:
-        x = graph.node("ReduceMean", x, graph.constant(np.array([0])), keepdims=0)
+    x = graph.network(network, network.layout.split(genomes), x)
     graph.node("Identity", x, output="logits")
 
     def described(name: str, shape: tuple[int, ...]) -> Any:
@@ -172,47 +142,6 @@ def export_onnx(
     replace_file(Path(path), model.SerializeToString())
 
 
-class _Graph:
-    """The nodes and constants of an ONNX graph; every method gives the name of a tensor."""
-
-    def __init__(self) -> None:
-        self.onnx = _library("onnx")
-        self.nodes: list[Any] = []
-        self.constants: list[Any] = []
-
-    def constant(self, values: npt.NDArray[Any]) -> str:
-        name = f"constant_{len(self.constants)}"
-        self.constants.append(self.onnx.numpy_helper.from_array(values, name))
-        return name
-
-    def node(self, operator: str, *inputs: str, output: str = "", **attributes: Any) -> str:
-        output = output or f"{operator}_{len(self.nodes)}"
-        self.nodes.append(self.onnx.helper.make_node(operator, inputs, [output], **attributes))
-        return output
-
-    def activation(self, name: str, x: str, slope: float) -> str:
-        if name == "identity":
-            return x
-        if name == "leaky_relu":
-            return self.node("LeakyRelu", x, alpha=slope)
-        if name in ("gelu", "gelu_tanh"):
-            return self.node("Gelu", x, approximate="tanh" if name == "gelu_tanh" else "none")
-        if name == "silu":
-            return self.node("Mul", x, self.node("Sigmoid", x))
-        return self.node({"relu": "Relu", "tanh": "Tanh", "sigmoid": "Sigmoid"}[name], x)
-
-    def pool(self, layer: MaxPool2d | AvgPool2d, x: str) -> str:
-        kh, kw, sh, sw, ph, pw = layer.geometry()
-        windows: dict[str, Any] = {
-            "kernel_shape": [kh, kw],
-            "strides": [sh, sw],
-            "pads": [ph, pw, ph, pw],
-        }
-        if isinstance(layer, MaxPool2d):
-            return self.node("MaxPool", x, **windows)
-        return self.node("AveragePool", x, **windows, count_include_pad=layer.count_include_pad)
-
-
 def _library(name: str) -> Any:
     try:
         return import_module(name)
@@ -221,110 +150,75 @@ def _library(name: str) -> Any:
         raise ImportError(text, name=name) from error
 
 
-def _parts(module: Module) -> Iterator[tuple[str, Module]]:
-    """(path, module) of everything in ``module`` that is no Sequential, in the order of calls."""
+def _read(module: Module, input_shape: Sequence[int]) -> tuple[Network, list[tuple[str, Module]]]:
     nn = _library("torch").nn
     if not isinstance(module, nn.Module):
         raise DtypeError(message("module", "a torch.nn.Module", type(module).__name__))
-    # A module that is used twice is called twice.
-    for name, part in module.named_modules(remove_duplicate=False):
-        path = name or "module"
-        if part._forward_hooks or part._forward_pre_hooks:
-            got = f"hooks of {type(part).__name__}"
-            raise ArgumentError(message(path, "modules without forward hooks", got))
-        if not (isinstance(part, nn.Sequential) and type(part).forward is nn.Sequential.forward):
-            yield path, part
+    from evokern._from_module import read
+
+    return read(module, input_shape)
 
 
-def _layer(part: Module, shape: tuple[int, ...]) -> Layer:
-    """The layer that computes what ``part`` does on samples of ``shape``."""
+def _modules(
+    layers: tuple[Layer, ...], shape: tuple[int, ...], parameters: Iterator[tuple[F32, ...]]
+) -> Iterator[Module]:
+    """The modules of ``layers``, which take their parameters in genome order."""
     nn = _library("torch").nn
-    activations = _activations(getattr(part, "negative_slope", 0.01))
-    names = {_function(other): name for name, other in activations.items()}
-    if _function(part) in names:
-        return Activation(names[_function(part)], getattr(part, "negative_slope", 0.01))
-    # Subclasses are refused below: they may compute anything.
-    if type(part) is nn.Dropout:
-        return Activation("identity")
-    if type(part) is nn.Linear:
-        if len(shape) == 1 and part.in_features != shape[0]:
-            raise ShapeError(message("Linear.in_features", str(shape[0]), str(part.in_features)))
-        return Dense(part.out_features)
-    if type(part) is nn.Flatten:
-        _expect(part, "start_dim", 1)
-        _expect(part, "end_dim", -1)
-        return Flatten()
-    if type(part) is nn.MaxPool2d:
-        _expect(part, "dilation", 1, (1, 1))
-        _expect(part, "ceil_mode", False)
-        _expect(part, "return_indices", False)
-        return MaxPool2d(*_windows(part))
-    if type(part) is nn.AvgPool2d:
-        _expect(part, "ceil_mode", False)
-        _expect(part, "divisor_override", None)
-        return AvgPool2d(*_windows(part), count_include_pad=part.count_include_pad)
-    others = [nn.Sequential, nn.Linear, nn.Flatten, nn.MaxPool2d, nn.AvgPool2d, nn.Dropout]
-    kinds = [kind.__name__ for kind in (*others, *map(type, activations.values()))]
-    expected = f"one of {', '.join(dict.fromkeys(kinds))}"
-    raise ArgumentError(message("module", expected, type(part).__name__, "not supported yet"))
+    from evokern import torch_modules as ours
+
+    for layer, before in zip(layers, shapes_along(layers, shape), strict=False):
+        match layer:
+            # On "meta" a layer draws no numbers from torch's global generator.
+            case Dense():
+                linear = nn.Linear(before[0], layer.outputs, layer.bias, device="meta")
+                yield _filled(linear, next(parameters))
+            case Conv2d():
+                kh, kw, sh, sw, ph, pw = layer.geometry()
+                windows: Any = ((kh, kw), (sh, sw), (ph, pw))
+                conv = nn.Conv2d(before[0], layer.outputs, *windows, bias=layer.bias, device="meta")
+                yield _filled(conv, next(parameters))
+            case Affine():
+                yield ours.Affine(*map(_parameter, next(parameters)))
+            case Activation():
+                yield ours.activation_module(layer.name, layer.negative_slope)
+            case Flatten():
+                yield nn.Flatten()
+            case MaxPool2d() | AvgPool2d():
+                kh, kw, sh, sw, ph, pw = layer.geometry()
+                windows = ((kh, kw), (sh, sw), (ph, pw))
+                if isinstance(layer, AvgPool2d):
+                    yield nn.AvgPool2d(*windows, count_include_pad=layer.count_include_pad)
+                else:
+                    yield nn.MaxPool2d(*windows)
+            case GlobalAvgPool():
+                yield nn.AdaptiveAvgPool2d(1)
+                yield nn.Flatten()
+            case Residual():
+                body = nn.Sequential(*_modules(layer.body, before, parameters))
+                shortcut = nn.Sequential(*_modules(layer.shortcut or (), before, parameters))
+                activation = ours.activation_module(layer.activation, layer.negative_slope)
+                yield ours.Residual(body, shortcut, activation)
+            case Elman():
+                w_in, w_rec, bias = next(parameters)
+                activation = ours.activation_module(layer.activation, layer.negative_slope)
+                yield ours.Elman(
+                    _parameter(w_in.T),
+                    _parameter(w_rec.T),
+                    _parameter(bias),
+                    activation,
+                    layer.return_sequence,
+                )
+        if isinstance(layer, Dense | Conv2d | Affine) and layer.activation != "identity":
+            yield ours.activation_module(layer.activation, layer.negative_slope)
 
 
-def _activations(negative_slope: float) -> dict[Any, Module]:
-    """Every activation as a PyTorch module."""
-    nn = _library("torch").nn
-    return {
-        "identity": nn.Identity(),
-        "relu": nn.ReLU(),
-        "leaky_relu": nn.LeakyReLU(negative_slope),
-        "tanh": nn.Tanh(),
-        "sigmoid": nn.Sigmoid(),
-        "gelu": nn.GELU(),
-        "gelu_tanh": nn.GELU(approximate="tanh"),
-        "silu": nn.SiLU(),
-    }
-
-
-def _function(activation: Module) -> tuple[type, str]:
-    return type(activation), getattr(activation, "approximate", "")
-
-
-def _expect(part: Module, setting: str, *supported: Any) -> None:
-    got = getattr(part, setting)
-    if got not in supported:
-        name = f"{type(part).__name__}.{setting}"
-        raise ArgumentError(message(name, str(supported[0]), str(got), "not supported yet"))
-
-
-def _windows(part: Module) -> tuple[Any, Any, Any]:
-    """Kernel, stride and padding of a PyTorch pool, written as short as can be."""
-    kh, kw, sh, sw, ph, pw = Pool2d(part.kernel_size, part.stride, part.padding).geometry()
-    kernel, stride, padding = (a if a == b else (a, b) for a, b in ((kh, kw), (sh, sw), (ph, pw)))
-    return kernel, None if stride == kernel else stride, padding
-
-
-def _appended(layers: tuple[Layer, ...], layer: Layer) -> tuple[Layer, ...]:
-    """``layers`` and ``layer``; an activation goes into the dense layer before it."""
-    if not isinstance(layer, Activation):
-        return (*layers, layer)
-    if layer.name == "identity":
-        return layers
-    if layers and isinstance(layers[-1], Dense) and layers[-1].activation == "identity":
-        slope = layer.negative_slope
-        dense = replace(layers[-1], activation=layer.name, negative_slope=slope)
-        return (*layers[:-1], dense)
-    return (*layers, layer)
-
-
-def _values(name: str, parameter: Any) -> F32:
-    """A weight of a module as a NumPy view."""
-    if parameter.device.type != "cpu":
-        got = f"weights on {parameter.device}"
-        raise BackendError(message(name, "weights on the CPU", got, "try module.cpu()"))
-    if str(parameter.dtype) != "torch.float32":
-        got = str(parameter.dtype).removeprefix("torch.")
-        raise DtypeError(message(name, "float32", got, "try module.float()"))
-    values: F32 = parameter.detach().numpy()
-    return values
+def _filled(module: Module, parts: tuple[F32, ...]) -> Module:
+    """``module`` (Linear or Conv2d) with the weights [rows, O] and perhaps the bias [O]."""
+    weights, *bias = parts
+    module.weight = _parameter(weights.T.reshape(module.weight.shape))
+    if bias:
+        module.bias = _parameter(bias[0])
+    return module
 
 
 def _parameter(values: F32) -> Any:

@@ -15,18 +15,21 @@ import numpy as np
 import pytest
 from cases import INSTRUCTION_SETS, instruction_set, threads
 
-from evokern import _cpu
+from evokern import Network, _cpu, ops
 from evokern.errors import ArgumentError, DataError
 from evokern.population import allocate_genomes
 
 # Last, so that an installed evokern is not shadowed.
 sys.path.append(str(Path(__file__).resolve().parents[1]))
 
-from benchmarks import bench_growth, harness, limits, report, rivals
+from benchmarks import bench_growth, bench_routing, harness, limits, report, rivals
+from benchmarks.bench_conv import check_outputs
 from benchmarks.bench_network import check_evaluation
+from benchmarks.bench_replay import check_genomes
 from benchmarks.bench_variation import check_offspring
 from benchmarks.harness import Contest, Contestant, MismatchError, Result, measure
 from benchmarks.workload import Variation
+from benchmarks.workload_conv import Slots, multiply_adds, random_banks
 
 F = np.float32
 ROOT = Path(__file__).resolve().parents[1]
@@ -146,6 +149,87 @@ class TestCheckEvaluation:
     def test_errors_are_found(self, loss: Any, correct: Any, text: str) -> None:
         with pytest.raises(MismatchError, match=text):
             self.check(loss, correct)
+
+
+class TestCheckOutputs:
+    expected = np.array([[[4.0, -2.0]], [[0.5, 0.25]]], F)
+
+    def check(self, outputs: Any) -> None:
+        check_outputs(
+            self.expected, 1e-4, Contestant("rival", lambda count: None, 1.0, "frames/s"), outputs
+        )
+
+    def test_rounding_is_allowed(self) -> None:
+        self.check(self.expected + F(4e-5))
+        self.check(self.expected[:1])
+
+    @pytest.mark.parametrize(
+        ("outputs", "text"),
+        [
+            (expected + F(1e-4), "outputs differ by up to 2.0e-04, allowed 1e-04"),
+            (expected * F(np.nan), "outputs differ by up to nan"),
+            (expected[:0], "expected .2, 1, 2., got .0, 1, 2."),
+            (expected[..., :1], "got .2, 1, 1."),
+        ],
+    )
+    def test_errors_are_found(self, outputs: Any, text: str) -> None:
+        with pytest.raises(MismatchError, match=text):
+            self.check(outputs)
+
+
+class TestCheckGenomes:
+    def test_zeros_of_other_sign_are_found(self) -> None:
+        genomes = np.zeros((3, 2), F)
+        check_genomes(genomes, "evokern", genomes.copy())
+        with pytest.raises(MismatchError, match="evokern: individual 1 is another one"):
+            check_genomes(genomes, "evokern", genomes * np.array([[1], [-1], [1]], F))
+        with pytest.raises(MismatchError, match="expected .3, 2., got .2, 2."):
+            check_genomes(genomes, "evokern", genomes[:2])
+
+
+class TestSlots:
+    def test_multiply_adds(self) -> None:
+        # 20^2 x 32 x 4 x 8^2, 9^2 x 64 x 32 x 4^2, 7^2 x 64 x 64 x 3^2, 3136 x 512, 512 x 18
+        assert multiply_adds(Network.nature_cnn(4, 18)) == 9352192
+
+    def test_routes(self) -> None:
+        case = bench_routing.CASES["CIFAR-100"]
+        heights, index = bench_routing.routes(case, 24, np.random.default_rng(1))
+        assert heights == [20] * 12
+        assert (index.shape, index.dtype) == ((12, 24), np.int32)
+        assert (index[0:8:2] == index[1:8:2]).all()
+        assert (index.min(), index.max() < 20) == (0, True)
+        assert index[11].tolist() == [*range(20), 0, 1, 2, 3]
+        shared = bench_routing.CASES["CIFAR-100, shared convolutions"]
+        heights, index = bench_routing.routes(shared, 24, np.random.default_rng(1))
+        assert heights == [1] * 8 + [20] * 4
+        assert not index[:8].any()
+        assert index[8:11].any(axis=1).all()
+
+    @pytest.mark.torch
+    @pytest.mark.parametrize("channels_last", [False, True])
+    @pytest.mark.parametrize("form", ["loop", "grouped", "by_row", "vmap"])
+    @pytest.mark.parametrize("chunk", [None, 1, 3])
+    def test_forms_of_torch_agree(self, form: str, channels_last: bool, chunk: int | None) -> None:
+        why = rivals.missing("torch")
+        if why:
+            pytest.skip(why)
+        from benchmarks import rivals_conv
+
+        case = bench_routing.CASES["DKL-MNIST"]
+        heights, index = bench_routing.routes(case, 5, np.random.default_rng(2))
+        banks = random_banks(case.network, heights)
+        x = np.random.default_rng(3).random((5, 2, 1, 28, 28), F)
+        given = rivals_conv.torch_slots(
+            Slots(case.network, banks, x, index), channels_last=channels_last
+        )
+        expected = ops.network_forward(banks, case.network, x, index=index)
+        with rivals_conv.thread_pools() as pools:
+            for side_by_side in (None, pools):
+                run = rivals_conv.over_slots(
+                    getattr(rivals_conv, form)(given), 5, chunk, side_by_side
+                )
+                np.testing.assert_allclose(run(2).numpy(), expected, atol=1e-4)
 
 
 def random_rows(count: int, genes: int = 4096) -> np.ndarray:
@@ -298,6 +382,18 @@ class TestReport:
                 {"limit: multiply-add", "evokern population 8, batch 8"}
                 | {"evokern population 8, batch 64"},
             ),
+            (
+                "conv",
+                5,
+                {"limit: read", "limit: multiply-add", "evokern", "evokern, uint8 frames"}
+                | {"evokern, bf16 weights", "evokern bf16, bf16 weights", "evokern fp32"},
+            ),
+            ("routing", 3, {"limit: multiply-add", "evokern"}),
+            (
+                "replay",
+                1,
+                {"limit: draw and add in cache", "evokern", "evokern, 50 mutations"},
+            ),
             ("nes", 3, {"limit: copy", "limit: copy past the cache", "evokern", "NumPy"}),
             ("limits", 1, {"limit: multiply-add", "limit: copy", "limit: read"}),
         ],
@@ -323,6 +419,9 @@ class TestReport:
             ("network fp32, population 20, batch 40", 3),
             ("network bf16, population 20, batch 40", 1),
             ("variation, mutation only, population 20", 2),
+            ("conv fp32, 3 networks, 1 observation each", 8),
+            ("conv bf16, 3 networks, 2 observations each", 8),
+            ("routing, CIFAR-100, 4 slots of 2 images", 8),
             ("nes, 12 x 3, 8 samples", 1),
         ],
     )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from collections import OrderedDict
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +10,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from networks import LAYERED
 
 from evokern import ops
 from evokern.errors import ArgumentError, BackendError, DtypeError, EvokernError, ShapeError
@@ -18,11 +18,16 @@ from evokern.interop import export_onnx
 from evokern.network import (
     ACTIVATIONS,
     Activation,
+    Affine,
     AvgPool2d,
+    Conv2d,
     Dense,
+    Elman,
     Flatten,
+    GlobalAvgPool,
     MaxPool2d,
     Network,
+    Residual,
 )
 from evokern.problems.datasets import normalise
 from evokern.testing import Bounded, assert_close, assert_same_bits, error_bound
@@ -57,7 +62,7 @@ def pools(draw: st.DrawFn, height: int, width: int) -> MaxPool2d | AvgPool2d:
 
 
 @st.composite
-def networks(draw: st.DrawFn, early: tuple[str, ...] = ACTIVATIONS) -> Network:
+def dense_networks(draw: st.DrawFn, early: tuple[str, ...] = ACTIVATIONS) -> Network:
     """Up to two pools, activations anywhere (``early`` ones before the first dense layer), up to
     three dense layers of odd widths."""
     names = st.sampled_from(ACTIVATIONS)
@@ -86,108 +91,18 @@ EVERY_ACTIVATION = Network(
 )
 
 
-class TestFromModule:
-    pytestmark = pytest.mark.torch
+def Last(nn: Any, rnn: Any) -> Any:  # noqa: N802
+    """The last output of an RNN as a module."""
 
-    def test_literal(self, nn: Any) -> None:
-        module = nn.Sequential(
-            OrderedDict(
-                features=nn.Sequential(nn.MaxPool2d(2), nn.Tanh(), nn.AvgPool2d((2, 1), 1, (1, 0))),
-                between=nn.Sequential(nn.Identity(), nn.Flatten()),
-                head=nn.Sequential(
-                    nn.Linear(18, 5),
-                    nn.Dropout(0.9),
-                    nn.LeakyReLU(0.25),
-                    nn.SiLU(),
-                    nn.Linear(5, 3),
-                ),
-            )
-        )
-        network = Network.from_module(module, [2, 4, 6])
-        assert network == Network(
-            (
-                MaxPool2d(2),
-                Activation("tanh"),
-                AvgPool2d((2, 1), 1, (1, 0)),
-                Flatten(),
-                Dense(5, "leaky_relu", 0.25),
-                Activation("silu"),
-                Dense(3),
-            ),
-            (2, 4, 6),
-        )
+    class Last(nn.Module):  # type: ignore[misc]
+        def __init__(self) -> None:
+            super().__init__()
+            self.rnn = rnn
 
-    def test_every_activation(self, nn: Any) -> None:
-        activations = [
-            nn.Identity(),
-            nn.ReLU(inplace=True),
-            nn.LeakyReLU(),
-            nn.Tanh(),
-            nn.Sigmoid(),
-            nn.GELU(),
-            nn.GELU("tanh"),
-            nn.SiLU(),
-        ]
-        layers = [Network.from_module(nn.Sequential(a), (3,)).layers for a in activations]
-        assert layers == [(), *((Activation(name),) for name in ACTIVATIONS[1:])]
+        def forward(self, x: Any) -> Any:
+            return self.rnn(x)[0][:, -1]
 
-    def test_pools_are_written_short(self, nn: Any) -> None:
-        pools = nn.Sequential(nn.MaxPool2d((3, 3), (3, 3), 1), nn.AvgPool2d(2, 1, 0, False, False))
-        expected = (MaxPool2d(3, None, 1), AvgPool2d(2, 1, count_include_pad=False))
-        assert Network.from_module(pools, (1, 9, 9)).layers == expected
-
-    def test_one_layer_and_none(self, nn: Any) -> None:
-        assert Network.from_module(nn.Linear(3, 2), (3,)) == Network((Dense(2),), (3,))
-        assert Network.from_module(nn.Sequential(), (3,)) == Network((), (3,))
-
-    def test_a_module_used_twice_counts_twice(self, nn: Any) -> None:
-        relu, linear = nn.ReLU(), nn.Linear(3, 3)
-        network = Network.from_module(nn.Sequential(linear, relu, linear, relu), (3,))
-        assert network.layers == (Dense(3, "relu"), Dense(3, "relu"))
-
-    @pytest.mark.parametrize(
-        ("make", "text"),
-        [
-            (lambda nn: nn.Conv2d(1, 8, 3), r"expected one of .*, got Conv2d; not supported yet"),
-            (lambda nn: nn.BatchNorm2d(1), "expected one of Sequential, Linear, .*got BatchNorm2d"),
-            (lambda nn: nn.PReLU(), "one of .*LeakyReLU, Tanh, Sigmoid, GELU, SiLU, got PReLU"),
-            (lambda nn: nn.GELU("other"), "one of .*got GELU"),
-            (lambda nn: type("Mine", (nn.Linear,), {})(4, 2), "got Mine"),
-            (lambda nn: type("Mine", (nn.Sequential,), {"forward": abs})(), "got Mine"),
-            (lambda nn: nn.Flatten(2), r"Flatten.start_dim: expected 1, got 2"),
-            (lambda nn: nn.Flatten(1, 2), r"Flatten.end_dim: expected -1, got 2"),
-            (lambda nn: nn.MaxPool2d(2, dilation=2), "MaxPool2d.dilation: expected 1, got 2"),
-            (lambda nn: nn.MaxPool2d(2, ceil_mode=True), "MaxPool2d.ceil_mode: expected False"),
-            (lambda nn: nn.MaxPool2d(2, return_indices=True), "return_indices: expected False"),
-            (lambda nn: nn.AvgPool2d(2, ceil_mode=True), "AvgPool2d.ceil_mode: expected False"),
-            (lambda nn: nn.AvgPool2d(2, divisor_override=3), "divisor_override: expected None"),
-            (lambda nn: nn.AvgPool2d(9), "kernel: expected at most the padded input 4x5, got 9x9"),
-            (lambda nn: nn.Linear(5, 2), r"layers\[1\] Dense.* a flat input .*add Flatten"),
-        ],
-    )
-    def test_what_cannot_be_mapped(self, make: Any, text: str, nn: Any) -> None:
-        module = nn.Sequential(OrderedDict(first=nn.ReLU(), features=nn.Sequential(make(nn))))
-        with pytest.raises((ArgumentError, ShapeError), match=rf"^features\.0: .*{text}"):
-            Network.from_module(module, (1, 4, 5))
-
-    def test_linear_of_another_width(self, nn: Any) -> None:
-        module = nn.Sequential(nn.Linear(4, 3), nn.Linear(4, 2))
-        with pytest.raises(ShapeError, match=r"^1: Linear.in_features: expected 3, got 4"):
-            Network.from_module(module, (4,))
-
-    def test_hooks_may_change_anything(self, nn: Any) -> None:
-        module = nn.Sequential(nn.Linear(4, 3))
-        module[0].register_forward_hook(lambda *_: None)
-        with pytest.raises(
-            ArgumentError, match=r"^0: .*without forward hooks, got hooks of Linear"
-        ):
-            Network.from_module(module, (4,))
-
-    def test_what_is_no_sequential(self, nn: Any) -> None:
-        with pytest.raises(ArgumentError, match=r"^module: .*one of Sequential.*, got Module"):
-            Network.from_module(nn.Module(), (4,))
-        with pytest.raises(DtypeError, match=r"module: expected a torch.nn.Module, got list"):
-            Network.from_module([nn.Linear(4, 3)], (4,))
+    return Last()
 
 
 class TestGenomeOf:
@@ -201,10 +116,66 @@ class TestGenomeOf:
             module[0].weight[:] = torch.tensor([[1, 2], [3, 4], [5, 6]])
             module[0].bias[:] = torch.tensor([7, 8, 9])
             module[2].weight[:] = torch.tensor([[-1, -2, -3]])
-        genome = Network.mlp(2, [3], 1).genome_of(module)
-        assert_same_bits(genome, np.array([1, 3, 5, 2, 4, 6, 7, 8, 9, -1, -2, -3, 0], F))
+        genome = Network((Dense(3, "relu"), Dense(1, bias=False)), (2,)).genome_of(module)
+        assert_same_bits(genome, np.array([1, 3, 5, 2, 4, 6, 7, 8, 9, -1, -2, -3], F))
         genome[:] = 0
         assert module[0].bias.tolist() == [7, 8, 9]
+
+    def test_literal_convolution(self, nn: Any) -> None:
+        """Rows are input channels, in them kernel rows, in them kernel columns."""
+        import torch
+
+        conv = nn.Conv2d(2, 3, (1, 2))
+        with torch.no_grad():
+            conv.weight[:] = torch.arange(12.0).reshape(3, 2, 1, 2)  # [O, C, K, K]
+            conv.bias[:] = torch.tensor([-1, -2, -3])
+        genome = Network((Conv2d(3, (1, 2)),), (2, 4, 5)).genome_of(conv)
+        expected = [0, 4, 8, 1, 5, 9, 2, 6, 10, 3, 7, 11, -1, -2, -3]
+        assert_same_bits(genome, np.array(expected, F))
+
+    def test_literal_batch_norm(self, nn: Any) -> None:
+        import torch
+
+        norm = nn.BatchNorm2d(2, eps=0.25)
+        with torch.no_grad():
+            norm.weight[:], norm.bias[:] = torch.tensor([3, -8]), torch.tensor([1, 0.5])
+            norm.running_mean[:], norm.running_var[:] = (
+                torch.tensor([2, 1]),
+                torch.tensor([2, 15.75]),
+            )
+        network = Network((Affine(),), (2, 3, 3))
+        assert_same_bits(network.genome_of(norm), np.array([2, -2, -3, 2.5], F))
+        plain = nn.BatchNorm1d(2, eps=0.25, affine=False)
+        plain.running_mean[:], plain.running_var[:] = torch.tensor([2, 1]), torch.tensor([3.75, 0])
+        genome = Network((Affine(),), (2,)).genome_of(plain)
+        assert_same_bits(genome, np.array([0.5, 2, -1, -2], F))
+
+    def test_batch_norm_is_rounded_once(self, nn: Any) -> None:
+        import torch
+
+        norm = nn.BatchNorm1d(999)
+        weight, bias, mean, variance = np.abs(numbers(4, 999))
+        for tensor, values in zip(
+            (norm.weight, norm.bias, norm.running_mean, norm.running_var),
+            (weight, bias, mean, variance),
+            strict=True,
+        ):
+            tensor.data[:] = torch.from_numpy(values)
+        scale = weight / np.sqrt(variance.astype(np.float64) + 1e-5)
+        expected = np.concatenate([scale, bias - mean * scale]).astype(F)
+        assert_same_bits(Network((Affine(),), (999,)).genome_of(norm), expected)
+
+    def test_literal_rnn(self, nn: Any) -> None:
+        import torch
+
+        rnn = nn.RNN(1, 2, batch_first=True)
+        with torch.no_grad():
+            for number, parameter in enumerate(rnn.parameters()):
+                parameter[:] = (
+                    torch.arange(parameter.numel()).reshape(parameter.shape) + 10 * number
+                )
+        genome = Network((Elman(2),), (4, 1)).genome_of(Last(nn, rnn))
+        assert_same_bits(genome, np.array([0, 1, 10, 12, 11, 13, 50, 52], F))
 
     def test_no_weights(self, nn: Any) -> None:
         assert Network((), (3,)).genome_of(nn.Sequential()).shape == (0,)
@@ -245,10 +216,14 @@ class TestGenomeOf:
 class TestToModule:
     pytestmark = pytest.mark.torch
 
-    @given(networks(), st.sampled_from([1, 2, 7]))
-    def test_outputs_are_those_of_the_ops(self, network: Network, batch: int) -> None:
-        torch = pytest.importorskip("torch")
-        check_module(torch, network, batch)
+    @given(dense_networks(), st.sampled_from([1, 2, 7]))
+    def test_dense_networks(self, network: Network, batch: int) -> None:
+        check_module(pytest.importorskip("torch"), network, batch)
+
+    @pytest.mark.parametrize("name", LAYERED)
+    @pytest.mark.parametrize("batch", [1, 3])
+    def test_outputs_are_those_of_the_ops(self, name: str, batch: int) -> None:
+        check_module(pytest.importorskip("torch"), LAYERED[name], batch)
 
     def test_every_activation(self) -> None:
         check_module(pytest.importorskip("torch"), EVERY_ACTIVATION, 33)
@@ -296,6 +271,8 @@ def check_module(torch: Any, network: Network, batch: int) -> None:
     assert_same_bits(network.genome_of(module), genome)
     again = Network.from_module(module, network.input_shape)
     assert_same_bits(ops.network_forward(genome[np.newaxis], again, x), forward)
+    assert Network.from_module(again.to_module(genome), network.input_shape) == again
+    assert_same_bits(again.genome_of(module), genome)
 
 
 # The errors of onnxruntime's tanh and sigmoid are small beside 1, not beside a small result; the
@@ -304,13 +281,20 @@ EARLY = tuple(name for name in ACTIVATIONS if name not in ("tanh", "sigmoid"))
 
 
 class TestExportOnnx:
-    @given(networks(EARLY), st.sampled_from([1, 2, 7]), st.sampled_from([None, 1, 2, 5]))
-    def test_outputs_are_those_of_the_ops(
+    @given(dense_networks(EARLY), st.sampled_from([1, 2, 7]), st.sampled_from([None, 1, 2, 5]))
+    def test_dense_networks(
         self, tmp_path_factory: Any, network: Network, batch: int, n: int | None
     ) -> None:
         path = tmp_path_factory.mktemp("onnx") / "network.onnx"
         genomes = numbers(*(() if n is None else (n,)), network.layout.size)
         check_file(path, network, genomes, numbers(batch, *network.input_shape))
+
+    @pytest.mark.parametrize("name", LAYERED)
+    @pytest.mark.parametrize("n", [None, 1, 3])
+    def test_outputs_are_those_of_the_ops(self, tmp_path: Path, name: str, n: int | None) -> None:
+        network = LAYERED[name]
+        genomes = numbers(*(() if n is None else (n,)), network.layout.size)
+        check_file(tmp_path / "network.onnx", network, genomes, numbers(2, *network.input_shape))
 
     @pytest.mark.parametrize("shape", [(), (3,)])
     def test_every_activation(self, tmp_path: Path, shape: tuple[int, ...]) -> None:

@@ -19,7 +19,8 @@ CSRC = ROOT / "csrc"
 # Imports point to the same line or to one above. What is not named here (the command, testing,
 # helpers, evokern/__init__.py) stands below all others.
 LAYERS = [
-    "_version errors _values memory layout layers network lineage _program rules files interop",
+    "_version errors _values memory layout layers network lineage _program rules files interop"
+    " torch_modules _torch_layers _from_module _onnx_graph",
     "_cpu backends",
     "_table",
     "_arrays _checks",

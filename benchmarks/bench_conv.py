@@ -34,7 +34,9 @@ Numbers = Literal["fp32", "bf16 weights", "bf16"]
 
 _PASSES = 10  # of a run: one pass over a few networks takes milliseconds
 _CHUNK = 4  # networks whose activations stay in the caches, for a rival
-_BF16_NETWORKS = 4  # of a rival that multiplies bf16 without hardware, ten times slower than fp32
+_BF16_NETWORKS = (
+    4  # of a rival that multiplies bf16 without hardware, several times slower than fp32
+)
 
 
 class Case(NamedTuple):

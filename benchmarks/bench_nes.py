@@ -133,16 +133,16 @@ def _torch(work: Work) -> rivals.Run:
     table, losses = torch.from_numpy(work.probabilities), torch.from_numpy(work.losses)
     places = torch.linspace(-1, 1, SAMPLES)
 
-    @torch.no_grad()
     def run(threads: int) -> Step:
         generator = torch.Generator().manual_seed(1)
-        for _ in range(work.steps):
-            drawn = torch.multinomial(table, SAMPLES, replacement=True, generator=generator)
-            u = torch.empty(SAMPLES)
-            u[losses.argsort(descending=True)] = places
-            hits = torch.zeros_like(table).scatter_add_(1, drawn, u.expand(drawn.shape))
-            stepped = (table + (RATE / SAMPLES) * (hits - u.sum() * table)).clamp_(min=LEAST)
-            after = stepped / stepped.sum(1, keepdim=True)
+        with torch.no_grad():
+            for _ in range(work.steps):
+                drawn = torch.multinomial(table, SAMPLES, replacement=True, generator=generator)
+                u = torch.empty(SAMPLES)
+                u[losses.argsort(descending=True)] = places
+                hits = torch.zeros_like(table).scatter_add_(1, drawn, u.expand(drawn.shape))
+                stepped = (table + (RATE / SAMPLES) * (hits - u.sum() * table)).clamp_(min=LEAST)
+                after = stepped / stepped.sum(1, keepdim=True)
         return Step(drawn.T.numpy(), after.numpy())
 
     return run

@@ -6,16 +6,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import partial
 from typing import NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 
 from benchmarks import rivals
 from benchmarks.harness import Cases, Contest, Contestant, MismatchError
 from benchmarks.workload import F32, SIGMA
-from evokern import Network, founders, ops
+from evokern import Network, _cpu, founders, ops, set_threads
 from evokern._table import resolve
 from evokern.lineage import Lineages
 from evokern.population import allocate_genomes
@@ -96,7 +98,7 @@ def _lineages(count: int) -> Lineages:
     return lineages
 
 
-def _parents(count: int) -> np.ndarray:
+def _parents(count: int) -> npt.NDArray[np.int32]:
     return np.arange(count, dtype=np.int32)[None]
 
 
@@ -122,12 +124,12 @@ def _mutations(work: Work) -> rivals.Run:
 def _draw_and_add(work: Work, pieces: int) -> rivals.Run:
     """As many normals, drawn and added by ``crossover_mutate`` to genes that stay in the caches.
 
-    A piece is the first genes of all individuals, from their founders to the end; it is done
-    ``pieces`` times. The kernel is called without the checks of ``ops``, which would take a tenth
-    of the time of such short rows.
+    A piece is the first genes of all individuals, from their founders to the end; ``pieces`` of
+    them are made, side by side. Threads do not wait for each other, and the kernel is called
+    without the checks of ``ops``: with such short rows both would take time.
     """
     count = work.lineages
-    start, first, second = (allocate_genomes(count, work.genes) for _ in range(3))
+    start = allocate_genomes(count, work.genes)
     start[:] = ops.init_genomes(LAYOUT, count, seed=_SEED)[:, : work.genes]
     own, sigma = _parents(count), np.full(count, SIGMA, np.float32)
     mutate = partial(
@@ -143,13 +145,24 @@ def _draw_and_add(work: Work, pieces: int) -> rivals.Run:
         out_rows=None,
     )
 
-    def run(threads: int) -> F32:
-        for _ in range(pieces):
+    def make(share: int) -> F32:
+        first, second = (allocate_genomes(count, work.genes) for _ in range(2))
+        for _ in range(share):
             old, new = start, first
             for generation in range(1, MUTATIONS + 1):
                 mutate(old, own, sigma, generation=generation, out=new)
                 old, new = new, second if new is first else first
         return old
+
+    def run(threads: int) -> F32:
+        before = _cpu.threads()
+        set_threads(1)
+        try:
+            with ThreadPoolExecutor(threads) as pool:
+                shares = [len(range(first, pieces, threads)) for first in range(threads)]
+                return next(pool.map(make, shares))
+        finally:
+            set_threads(before)
 
     return run
 

@@ -41,15 +41,14 @@ class Slots:
     @property
     def frames(self) -> int:
         """Samples of all slots."""
-        return len(self.x) * self.x.shape[1]
+        return len(self.x) * int(self.x.shape[1])
 
 
 def multiply_adds(network: Network) -> int:
     """Of the network's convolutions and dense layers, on one sample."""
-    total: int = 0
-    for layer, before, after in zip(
-        network.layers, network.shapes, network.shapes[1:], strict=False
-    ):
+    total = 0
+    shapes = zip(network.shapes, network.shapes[1:], strict=False)
+    for layer, (before, after) in zip(network.layers, shapes, strict=True):
         if isinstance(layer, Conv2d):
             total += before[0] * math.prod(layer.geometry()[:2]) * math.prod(after)
         elif isinstance(layer, Dense):

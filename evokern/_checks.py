@@ -254,6 +254,8 @@ def _inputs(x: Array, network: Network, x_scale: float | None) -> Host:
         mend = "pass x_scale, such as 1/255"
         raise ArgumentError(message("x_scale", "a number for x of uint8", "None", mend))
     _values.number("x_scale", x_scale)
+    if not math.isfinite(x_scale):
+        raise ArgumentError(message("x_scale", "a finite number", repr(x_scale)))
     return expect("x", x, np.uint8, shape, None)
 
 

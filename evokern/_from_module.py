@@ -168,10 +168,11 @@ def _called(
         part = root.get_submodule(node.target)
         return _behind(_one_tensor((*args, *kwargs.values())), part, node)
     if node.op == "get_attr":
-        raise ArgumentError(message("forward", "calls of modules", f"the tensor {node.target}"))
+        got = f"the tensor {_users_path(node.target)}"
+        raise ArgumentError(message("forward", "calls of modules", got))
     name = _function_name(node)
-    if not args:
-        args = (kwargs.pop("input"),)
+    if "input" in kwargs:
+        args, kwargs = (kwargs["input"],), {k: v for k, v in kwargs.items() if k != "input"}
     source, *rest = args
     if name == "getitem" and isinstance(source, tuple):
         return source[rest[0]], False
@@ -189,7 +190,7 @@ def _called(
         return shape, False
     if name == "size":
         return (shape[rest[0]] if rest else shape), False
-    if name == "getitem" and isinstance(tensor.layer, Elman) and _is_last_step(rest[0]):
+    if name == "getitem" and _is_last_step(tensor, rest[0]):
         return _last_step(tensor), False
     if name in ("view", "reshape"):
         sizes = tuple(rest[0]) if isinstance(rest[0], tuple | list) else tuple(rest)
@@ -280,9 +281,10 @@ def _last_step(tensor: _Tensor) -> _Tensor:
     return replace(tensor, shape=tensor.shape[1:], layer=layer)
 
 
-def _is_last_step(index: Any) -> bool:
+def _is_last_step(tensor: _Tensor, index: Any) -> bool:
     every = slice(None)
-    return index in ((every, -1), (every, -1, every), (..., -1, every))
+    steps = ((every, -1), (every, -1, every), (..., -1, every))
+    return isinstance(tensor.layer, Elman) and tensor.layer.return_sequence and index in steps
 
 
 def _one_tensor(values: tuple[Any, ...]) -> _Tensor:

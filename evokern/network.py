@@ -78,6 +78,14 @@ class Network:
             raise ShapeError(message("input_shape", wanted, repr(self.input_shape)))
         _ = self.shapes
 
+    def __hash__(self) -> int:
+        return self._hash
+
+    @cached_property
+    def _hash(self) -> int:
+        # Programs are looked up by network in every call.
+        return hash((self.layers, self.input_shape))
+
     @cached_property
     def shapes(self) -> tuple[tuple[int, ...], ...]:
         """Shape of a sample before layer 0, after layer 0, after layer 1, ..."""

@@ -22,7 +22,6 @@ from evokern.network import (
     AvgPool2d,
     Conv2d,
     Dense,
-    Elman,
     Flatten,
     GlobalAvgPool,
     MaxPool2d,
@@ -91,20 +90,6 @@ EVERY_ACTIVATION = Network(
 )
 
 
-def Last(nn: Any, rnn: Any) -> Any:  # noqa: N802
-    """The last output of an RNN as a module."""
-
-    class Last(nn.Module):  # type: ignore[misc]
-        def __init__(self) -> None:
-            super().__init__()
-            self.rnn = rnn
-
-        def forward(self, x: Any) -> Any:
-            return self.rnn(x)[0][:, -1]
-
-    return Last()
-
-
 class TestGenomeOf:
     pytestmark = pytest.mark.torch
 
@@ -164,18 +149,6 @@ class TestGenomeOf:
         scale = weight / np.sqrt(variance.astype(np.float64) + 1e-5)
         expected = np.concatenate([scale, bias - mean * scale]).astype(F)
         assert_same_bits(Network((Affine(),), (999,)).genome_of(norm), expected)
-
-    def test_literal_rnn(self, nn: Any) -> None:
-        import torch
-
-        rnn = nn.RNN(1, 2, batch_first=True)
-        with torch.no_grad():
-            for number, parameter in enumerate(rnn.parameters()):
-                parameter[:] = (
-                    torch.arange(parameter.numel()).reshape(parameter.shape) + 10 * number
-                )
-        genome = Network((Elman(2),), (4, 1)).genome_of(Last(nn, rnn))
-        assert_same_bits(genome, np.array([0, 1, 10, 12, 11, 13, 50, 52], F))
 
     def test_no_weights(self, nn: Any) -> None:
         assert Network((), (3,)).genome_of(nn.Sequential()).shape == (0,)
@@ -328,6 +301,26 @@ class TestExportOnnx:
         assert (x.name, logits.name) == ("x", "logits")
         assert dimensions == [["batch", 1, 4, 5], ["batch", 2]]
         assert [file.name for file in tmp_path.iterdir()] == ["network.onnx"]
+
+    def test_the_networks_of_an_ensemble_are_one_chain(self, tmp_path: Path, onnx: Any) -> None:
+        network = Network(
+            (
+                Conv2d(2, 3, padding=1, activation="relu"),
+                Residual((Conv2d(2, 1, bias=False), Affine())),
+                GlobalAvgPool(),
+                Dense(3),
+            ),
+            (1, 4, 5),
+        )
+        path = tmp_path / "network.onnx"
+        export_onnx(path, network, numbers(7, network.layout.size))
+        model = onnx.load(path)
+        onnx.checker.check_model(model, full_check=True)
+        operators = " ".join(node.op_type for node in model.graph.node)
+        assert operators == (
+            "Conv Relu Conv Mul Add Add Relu GlobalAveragePool Reshape Transpose"
+            " MatMul Add ReduceMean Identity"
+        )
 
     @pytest.mark.parametrize(
         ("change", "error", "text"),

@@ -2,20 +2,29 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
 import pytest
 import safetensors.numpy
 import tiny
+from networks import LAYERED
 from numpy.testing import assert_array_equal
 
-from evokern import AvgPool2d, Dense, Flatten, MaxPool2d, Network, files, ops
-from evokern.checkpoint import (
-    load_network,
-    save_network,
-)
+from evokern import files, ops
+from evokern.checkpoint import describe, load_network, rebuild, save_network
 from evokern.errors import CheckpointError, StorageError
+from evokern.network import (
+    Affine,
+    AvgPool2d,
+    Conv2d,
+    Dense,
+    Flatten,
+    MaxPool2d,
+    Network,
+    Residual,
+)
 
 
 @pytest.mark.parametrize(
@@ -25,6 +34,7 @@ from evokern.errors import CheckpointError, StorageError
         Network.mlp(3, [4], 2),
         Network((AvgPool2d(2), Flatten(), Dense(5, "tanh"), Dense(1)), (2, 4, 6)),
         Network((MaxPool2d((3, 1), stride=(2, 1)), Flatten(), Dense(2)), (1, 5, 2)),
+        *LAYERED.values(),
     ],
 )
 @pytest.mark.parametrize("n", [0, 1, 2])
@@ -47,6 +57,36 @@ def test_one_genome_stays_one_genome(tmp_path):
     genome = ops.init_genomes(tiny.NETWORK.layout, 1, seed=5)[0]
     save_network(tmp_path / "x", tiny.NETWORK, genome)
     assert load_network(tmp_path / "x")[1]["genomes"].shape == (51,)
+
+
+def test_the_description_of_a_network():
+    """What is in files: a new field needs a default, a changed one a new format."""
+    network = Network(
+        (Residual((Conv2d(2, (3, 1), padding=(1, 0)), Residual(())), (Affine("tanh"),)),), (2, 3, 3)
+    )
+    slope = {"negative_slope": 0.01}
+    conv = {
+        "kind": "Conv2d",
+        "outputs": 2,
+        "kernel": [3, 1],
+        "stride": 1,
+        "padding": [1, 0],
+        "activation": "identity",
+        **slope,
+        "bias": True,
+    }
+    inner = {"kind": "Residual", "body": [], "shortcut": None, "activation": "relu", **slope}
+    affine = {"kind": "Affine", "activation": "tanh", **slope}
+    outer = {"body": [conv, inner], "shortcut": [affine], "activation": "relu", **slope}
+    described = {"input_shape": [2, 3, 3], "layers": [{"kind": "Residual", **outer}]}
+    assert describe(network) == described
+    assert rebuild(json.loads(json.dumps(described))) == network
+
+
+def test_a_dense_layer_saved_before_there_were_layers_without_bias():
+    layer = {"kind": "Dense", "outputs": 3, "activation": "tanh", "negative_slope": 0.5}
+    network = rebuild({"input_shape": [2], "layers": [layer]})
+    assert network == Network((Dense(3, "tanh", 0.5, bias=True),), (2,))
 
 
 def network_file(path: Path, header: dict[str, str], **tensors: np.ndarray) -> Path:
@@ -80,6 +120,20 @@ GENOMES = np.zeros((2, 9), np.float32)
                 '{"layers": [{"kind": "Dense", "outputs": 3}], "input_shape": [2, 2]}',
                 '{"layers": [{"kind": "Dense", "outputs": 3}], "input_shape": null}',
                 "[" * 100_000,
+                '{"layers": [{"kind": "Residual"}], "input_shape": [2]}',
+                *(
+                    f'{{"layers": [{{"kind": "Residual", {body}}}], "input_shape": [2]}}'
+                    for body in (
+                        '"body": null',
+                        '"body": 5',
+                        '"body": ["Dense"]',
+                        '"body": [{"kind": "Conv9d"}]',
+                        '"body": [{"outputs": 2}]',
+                        '"body": {"kind": "Flatten"}',
+                        '"body": [], "shortcut": 5',
+                        '"body": [{"kind": "Dense", "outputs": 3}]',
+                    )
+                ),
             )
         ],
     ],

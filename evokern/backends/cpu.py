@@ -288,6 +288,7 @@ def _flat(input_shape: tuple[int, ...], x: npt.NDArray[Any]) -> npt.NDArray[Any]
     return x.reshape(*x.shape[: x.ndim - len(input_shape)], -1)
 
 
+@lru_cache(maxsize=1024)
 def _program(network: Network, samples: int) -> NetworkProgram:
     layers, shape = network.layers, network.input_shape
     return compile_steps(layers, shape, use_tiles(layers, shape, network.layout.size, samples))

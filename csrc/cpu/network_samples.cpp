@@ -32,6 +32,7 @@ i64 padded_features(const Step& s) {
 struct Plan {
   int threads;
   bool shared_head;  // the head runs once per sample, for all slots
+  bool loads_alone;  // with them, so do their inputs
   bool one_by_one;   // panels are made once per task, samples go alone through the images
   i64 head_features;
   i64 group;          // samples
@@ -54,7 +55,7 @@ bool used_by_group(const NetworkParams& p, i64 buffer) {
     if (s.source == buffer || s.target == buffer) return true;
     if (s.kind == StepKind::kAdd && s.other == buffer) return true;
   }
-  return buffer == p.output_buffer || buffer == 0;
+  return buffer == p.output_buffer || (buffer == 0 && p.flat_step == 0);
 }
 
 i64 samples_held(const NetworkParams& p, const Plan& plan, i64 buffer) {
@@ -91,6 +92,8 @@ Plan make_plan(const NetworkParams& p) {
     plan.vector_floats = larger_of(plan.vector_floats, 2 * aligned(s.out_channels));
   }
   plan.one_by_one = all_panels * i64{sizeof(float)} <= kPanelBytes;
+  plan.loads_alone =
+      plan.one_by_one && !plan.shared_head && p.flat_step > 0 && !used_by_group(p, 0);
   plan.panel_floats = plan.one_by_one ? all_panels : largest_panel;
   for (i64 b = 0; b < p.buffer_count; ++b) plan.buffer_floats += buffer_floats(p, plan, b);
   plan.z_floats = p.out ? 0 : aligned(p.outputs * kTile);
@@ -469,19 +472,23 @@ void run_steps(const NetworkParams& p, const Plan& plan, i64 begin, i64 end, i64
 
 // --- samples in, results out ---------------------------------------------------------------------
 
-// Buffer 0 of samples [first, first + count) of a slot.
-void load_samples(const NetworkParams& p, i64 slot, i64 first, i64 count, Thread& t) {
+// Buffer 0 of samples [first, first + count) of a slot. `copies`: what convolutions read in jumps
+// is first read in order; else fp32 is read where it lies (no step writes to buffer 0).
+void load_samples(const NetworkParams& p, i64 slot, i64 first, i64 count, bool copies, Thread& t) {
   const i64 start = slot * p.x_slot_stride + first * p.x_sample_stride;
   Buffer& input = t.buffers[0];
-  if (!p.x_u8) {
-    // Read where it lies; no step writes to buffer 0.
+  if (!p.x_u8 && !copies) {
     input = Buffer{const_cast<float*>(p.x) + start, p.x_sample_stride};
     return;
   }
   for (i64 sample = 0; sample < count; ++sample) {
-    const u8* x = p.x_u8 + start + sample * p.x_sample_stride;
+    const i64 at = start + sample * p.x_sample_stride;
     float* out = input.data + sample * input.stride;
-    for (i64 i = 0; i < p.inputs; ++i) out[i] = static_cast<float>(x[i]) * p.x_scale;
+    if (p.x_u8) {
+      for (i64 i = 0; i < p.inputs; ++i) out[i] = static_cast<float>(p.x_u8[at + i]) * p.x_scale;
+    } else {
+      memcpy(out, p.x + at, static_cast<size_t>(p.inputs) * sizeof(float));
+    }
   }
 }
 
@@ -529,11 +536,12 @@ void run_group(const NetworkParams& p, const Plan& plan, const Workspace& ws, i6
   if (plan.shared_head) {
     t.buffers[p.head_buffer] = Buffer{ws.head + first * plan.head_features, plan.head_features};
     begin = p.head_steps;
-  } else {
-    load_samples(p, slot, first, count, t);
+  } else if (!plan.loads_alone) {
+    load_samples(p, slot, first, count, false, t);
   }
   if (plan.one_by_one) {
     for (i64 sample = 0; sample < count; ++sample) {
+      if (plan.loads_alone) load_samples(p, slot, first + sample, 1, true, t);
       run_steps(p, plan, begin, p.flat_step, slot, sample, 1, t);
     }
   } else {
@@ -557,7 +565,7 @@ void run_task(const NetworkParams& p, const Plan& plan, const Workspace& ws, i64
 void run_head(const NetworkParams& p, const Plan& plan, const Workspace& ws, i64 sample,
               const Thread& own) {
   Thread t = own;
-  load_samples(p, 0, sample, 1, t);
+  load_samples(p, 0, sample, 1, false, t);
   run_steps(p, plan, 0, p.head_steps, 0, 0, 1, t);
   memcpy(ws.head + sample * plan.head_features, t.buffers[p.head_buffer].data,
          static_cast<size_t>(p.buffer_features[p.head_buffer]) * sizeof(float));

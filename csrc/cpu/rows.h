@@ -9,18 +9,18 @@
 
 EVK_NAMESPACE_BEGIN
 
-// Weight rows that are multiplied before the next ones' turn: long enough for what loading and
-// storing sums costs, and about as far ahead as memory is away. More than kHeld samples read them
-// again, from a copy: the rows of a strip lie a power of two apart, on the same lines of the cache.
-constexpr i64 kRowChunk = 32;
-constexpr i64 kCopiedChunk = 64;
-constexpr i64 kHeld = 4;
+// Weight rows that are multiplied before the next ones' turn. They lie next to each other, so that
+// memory is read in its order, and stay in the first cache for all samples.
+constexpr i64 kRows = 8;
+
+// Rows are fetched this many turns ahead.
+constexpr i64 kTurnsAhead = 4;
 
 template <class T>
 struct RowOperands {
   const float* x;
   i64 x_stride;      // between samples
-  const T* weights;  // [depth, stride], from the first output of interest
+  const T* weights;  // [rows, stride], from the first output of interest
   i64 stride;
   const float* start;  // [outputs]: what sums begin with; null: go on from y
   float* y;
@@ -39,18 +39,20 @@ struct RoundedToBf16 {
   EVK_INLINE Float use(Float w) { return round_to_bf16(w); }
 };
 
-// V vectors of the weight row that is `rows` further on.
-template <int V, class T>
-EVK_INLINE void prefetch_row(const T* w, i64 rows, i64 stride) {
-  const char* ahead = reinterpret_cast<const char*>(w + rows * stride);
-  for (i64 at = 0; at < V * kLanes * i64{sizeof(T)}; at += 64) {
-    __builtin_prefetch(ahead + at, 0, 2);
-  }
-}
+// Lines of memory in order, some with every strip of outputs.
+struct Fetch {
+  const char* at;  // null: nothing is left
 
-// P samples, V vectors of outputs, `depth` rows of weights.
+  EVK_INLINE_MEMBER void bytes(i64 count) {
+    if (!at) return;
+    for (i64 line = 0; line < count; line += 64) __builtin_prefetch(at + line, 0, 3);
+    at += count;
+  }
+};
+
+// P samples, V vectors of outputs, `rows` rows of weights.
 template <class W, int P, int V>
-EVK_INLINE void rows_block(const RowOperands<typename W::Stored>& d, i64 depth, bool prefetch) {
+EVK_INLINE void rows_block(const RowOperands<typename W::Stored>& d, i64 rows) {
   Float acc[P][V];
 #pragma GCC unroll 4
   for (int s = 0; s < P; ++s) {
@@ -60,8 +62,7 @@ EVK_INLINE void rows_block(const RowOperands<typename W::Stored>& d, i64 depth, 
     }
   }
   const auto* w = d.weights;
-  for (i64 k = 0; k < depth; ++k) {
-    if (prefetch) prefetch_row<V>(w, kRowChunk, d.stride);
+  for (i64 k = 0; k < rows; ++k, w += d.stride) {
     Float weights[V];
 #pragma GCC unroll 8
     for (int v = 0; v < V; ++v) weights[v] = W::use(load(w + v * kLanes));
@@ -71,7 +72,6 @@ EVK_INLINE void rows_block(const RowOperands<typename W::Stored>& d, i64 depth, 
 #pragma GCC unroll 8
       for (int v = 0; v < V; ++v) acc[s][v] = fma(input, weights[v], acc[s][v]);
     }
-    w += d.stride;
   }
 #pragma GCC unroll 4
   for (int s = 0; s < P; ++s) {
@@ -80,88 +80,87 @@ EVK_INLINE void rows_block(const RowOperands<typename W::Stored>& d, i64 depth, 
   }
 }
 
-template <class W, int V>
-void rows_samples(RowOperands<typename W::Stored> d, i64 samples, i64 depth, bool prefetch) {
-  for (; samples >= kHeld; samples -= kHeld, prefetch = false) {
-    rows_block<W, kHeld, V>(d, depth, prefetch);
-    d.x += kHeld * d.x_stride;
-    d.y += kHeld * d.y_stride;
-  }
-  if (samples == 3) rows_block<W, 3, V>(d, depth, prefetch);
-  if (samples == 2) rows_block<W, 2, V>(d, depth, prefetch);
-  if (samples == 1) rows_block<W, 1, V>(d, depth, prefetch);
-}
-
-// V vectors of outputs of all samples.
-template <class W, int V>
-void rows_strip(const RowOperands<typename W::Stored>& d, i64 samples, i64 depth, bool prefetch) {
-  if (samples <= kHeld) return rows_samples<W, V>(d, samples, depth, prefetch);
-  constexpr i64 width = V * kLanes;
-  float copy[kCopiedChunk * width];
-  const auto* w = d.weights;
-  for (i64 k = 0; k < depth; ++k, w += d.stride) {
-    if (prefetch) prefetch_row<V>(w, kCopiedChunk, d.stride);
-#pragma GCC unroll 8
-    for (int v = 0; v < V; ++v) store(copy + k * width + v * kLanes, W::use(load(w + v * kLanes)));
-  }
-  const RowOperands<float> copied{d.x, d.x_stride, copy, width, d.start, d.y, d.y_stride};
-  rows_samples<AsStored<float>, V>(copied, samples, depth, false);
-}
-
 // The last outputs, fewer than a vector.
-template <class W>
-void rows_tail(const RowOperands<typename W::Stored>& d, i64 samples, i64 depth, i64 count) {
-  float copy[kCopiedChunk * kLanes];
-  for (i64 k = 0; k < depth; ++k) {
-    store(copy + k * kLanes, W::use(load_part(d.weights + k * d.stride, count)));
+template <class W, int P>
+EVK_INLINE void rows_tail(const RowOperands<typename W::Stored>& d, i64 rows, i64 count) {
+  Float acc[P];
+  for (int s = 0; s < P; ++s) {
+    acc[s] = load_part(d.start ? d.start : d.y + s * d.y_stride, count);
   }
-  for (i64 s = 0; s < samples; ++s) {
-    float* y = d.y + s * d.y_stride;
-    Float acc = load_part(d.start ? d.start : y, count);
-    for (i64 k = 0; k < depth; ++k) {
-      acc = fma(broadcast(d.x + s * d.x_stride + k), load(copy + k * kLanes), acc);
-    }
-    store_part(y, count, acc);
+  for (i64 k = 0; k < rows; ++k) {
+    const Float weights = W::use(load_part(d.weights + k * d.stride, count));
+    for (int s = 0; s < P; ++s) acc[s] = fma(broadcast(d.x + s * d.x_stride + k), weights, acc[s]);
   }
+  for (int s = 0; s < P; ++s) store_part(d.y + s * d.y_stride, count, acc[s]);
 }
 
-// All outputs, V vectors at a time, then by halves.
-template <class W, int V>
-void rows_outputs(RowOperands<typename W::Stored> d, i64 left, i64 samples, i64 depth,
-                  bool prefetch) {
+// All outputs of P samples, V vectors at a time, then by halves.
+template <class W, int P, int V>
+void rows_outputs(RowOperands<typename W::Stored> d, i64 left, i64 rows, Fetch fetch) {
   constexpr i64 width = V * kLanes;
   for (; left >= width; left -= width) {
-    rows_strip<W, V>(d, samples, depth, prefetch);
+    fetch.bytes(rows * width * i64{sizeof(typename W::Stored)});
+    rows_block<W, P, V>(d, rows);
     d.weights += width;
     d.y += width;
     if (d.start) d.start += width;
   }
   if constexpr (V > 1) {
-    rows_outputs<W, V / 2>(d, left, samples, depth, prefetch);
+    rows_outputs<W, P, V / 2>(d, left, rows, fetch);
   } else if (left > 0) {
-    rows_tail<W>(d, samples, depth, left);
+    rows_tail<W, P>(d, rows, left);
   }
 }
 
-// y [samples, outputs] = x W + start.
+// One sample and kRows rows: every sum is loaded, gone on with and stored, since there are more of
+// them than registers.
+template <class W>
+void single_sample(RowOperands<typename W::Stored> d, i64 left, Fetch fetch) {
+  using T = typename W::Stored;
+  Float x[kRows];
+  for (i64 k = 0; k < kRows; ++k) x[k] = broadcast(d.x + k);
+  for (; left >= kLanes; left -= kLanes) {
+    fetch.bytes(kRows * kLanes * i64{sizeof(T)});
+    Float acc = load(d.start ? d.start : d.y);
+#pragma GCC unroll 8
+    for (i64 k = 0; k < kRows; ++k) acc = fma(x[k], W::use(load(d.weights + k * d.stride)), acc);
+    store(d.y, acc);
+    d.weights += kLanes;
+    d.y += kLanes;
+    if (d.start) d.start += kLanes;
+  }
+  if (left > 0) rows_tail<W, 1>(d, kRows, left);
+}
+
+// y [samples, outputs] = x W + start. Few samples take more outputs at a time, so that there are
+// always enough sums to overlap.
 template <class W>
 void dense_rows(const RowOperands<typename W::Stored>& whole, i64 samples, i64 inputs,
                 i64 outputs) {
-  const i64 chunk = samples > kHeld ? kCopiedChunk : kRowChunk;
-  for (i64 k = 0; k == 0 || k < inputs; k += chunk) {
-    const i64 depth = k + chunk < inputs ? chunk : inputs - k;
-    const bool prefetch = k + chunk < inputs;
+  for (i64 k = 0; k == 0 || k < inputs; k += kRows) {
+    const i64 rows = k + kRows < inputs ? kRows : inputs - k;
+    const auto* ahead = whole.weights + (k + kTurnsAhead * kRows) * whole.stride;
+    Fetch fetch{k + kTurnsAhead * kRows < inputs ? reinterpret_cast<const char*>(ahead) : nullptr};
     RowOperands<typename W::Stored> d = whole;
     d.x += k;
     d.weights += k * whole.stride;
     if (k > 0) d.start = nullptr;
-    // Few samples take more outputs, so that there are always enough sums to overlap.
-    if (samples == 1) {
-      rows_outputs<W, 8>(d, outputs, samples, depth, prefetch);
-    } else if (samples < kHeld) {
-      rows_outputs<W, 4>(d, outputs, samples, depth, prefetch);
-    } else {
-      rows_outputs<W, 3>(d, outputs, samples, depth, prefetch);
+    for (i64 left = samples; left > 0; fetch.at = nullptr) {
+      const i64 taken = left < 4 ? left : 4;
+      if (taken == 4) {
+        rows_outputs<W, 4, 3>(d, outputs, rows, fetch);
+      } else if (taken == 3) {
+        rows_outputs<W, 3, 4>(d, outputs, rows, fetch);
+      } else if (taken == 2) {
+        rows_outputs<W, 2, 4>(d, outputs, rows, fetch);
+      } else if (rows == kRows) {
+        single_sample<W>(d, outputs, fetch);
+      } else {
+        rows_outputs<W, 1, 8>(d, outputs, rows, fetch);
+      }
+      d.x += taken * d.x_stride;
+      d.y += taken * d.y_stride;
+      left -= taken;
     }
   }
 }

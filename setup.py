@@ -1,4 +1,4 @@
-"""Builds evokern._cpu: every kernel file once per instruction set, joined by one bindings file.
+"""Builds evokern._cpu: every kernel file once per instruction set, joined by the bindings.
 
 Two switches make development builds, each with objects of its own under build/:
 
@@ -25,8 +25,8 @@ from setuptools.errors import CompileError
 
 ROOT = Path(__file__).resolve().parent
 CSRC = ROOT / "csrc"
-BINDINGS = CSRC / "cpu" / "bindings.cpp"
-KERNELS = sorted(set((CSRC / "cpu").glob("*.cpp")) - {BINDINGS})
+BINDINGS = sorted((CSRC / "cpu").glob("bindings*.cpp"))
+KERNELS = sorted(set((CSRC / "cpu").glob("*.cpp")) - set(BINDINGS))
 
 
 def switch(name: str) -> bool:
@@ -133,7 +133,8 @@ class BuildKernels(build_ext):
         flags = [f"-I{path}" for path in [pybind11.get_include(), *self.include_dirs]]
         flags += ["-DEVK_X86=1"] if X86 else []
         flags += ["-DEVK_EMULATE_AVX512"] if EMULATE_AVX512 else []
-        yield self.job(BINDINGS, sys.implementation.cache_tag, flags)
+        for source in BINDINGS:
+            yield self.job(source, sys.implementation.cache_tag, flags)
         for isa, isa_flags in instruction_sets().items():
             for kernel in KERNELS:
                 own = KERNEL_FLAGS.get(kernel.stem, [])
@@ -153,7 +154,7 @@ if sys.platform == "win32":
 
 setup(
     ext_modules=[
-        Extension("evokern._cpu", [str(path.relative_to(ROOT)) for path in [BINDINGS, *KERNELS]])
+        Extension("evokern._cpu", [str(path.relative_to(ROOT)) for path in [*BINDINGS, *KERNELS]])
     ],
     cmdclass={"build_ext": BuildKernels},
     options={"build": {"build_base": BUILD}},

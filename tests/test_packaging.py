@@ -114,7 +114,7 @@ def test_kernels_include_nothing_of_std() -> None:
     The program would then crash on older processors (illegal instruction).
     """
     allowed = {"immintrin.h", "omp.h", "stddef.h", "stdint.h", "string.h", "simde/x86/avx512.h"}
-    waiting = [path for path in (CSRC / "cpu").glob("*.cpp") if path.name != "bindings.cpp"]
+    waiting = [path for path in (CSRC / "cpu").glob("*.cpp") if "bindings" not in path.name]
     waiting += (CSRC / "core").glob("*.h")
     seen: set[Path] = set()
     wrong = []

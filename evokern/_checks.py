@@ -184,7 +184,7 @@ def evaluation(
     else:
         banks, rows = _views(genomes, network, index)
     slots = rows.shape[1]
-    values = _inputs(x, network, x_scale)
+    values = inputs_of(x, f"[B, {network.input_shape}]", x_scale)
     batch = batch_of(values, network.input_shape, slots)
     merged("x", values, values.ndim - len(network.input_shape))
     return Evaluation(banks, rows, values, slots, batch)
@@ -243,8 +243,8 @@ def _layer_index(index: Array, heights: list[int]) -> Host:
     return rows
 
 
-def _inputs(x: Array, network: Network, x_scale: float | None) -> Host:
-    shape = f"[B, {network.input_shape}]"
+def inputs_of(x: Array, shape: str, x_scale: float | None) -> Host:
+    """x as float32, or as uint8 with the scale that it needs."""
     if to_host("x", x).dtype != np.uint8:
         if x_scale is not None:
             got = f"x_scale={x_scale!r} for {to_host('x', x).dtype}"
@@ -254,8 +254,8 @@ def _inputs(x: Array, network: Network, x_scale: float | None) -> Host:
         mend = "pass x_scale, such as 1/255"
         raise ArgumentError(message("x_scale", "a number for x of uint8", "None", mend))
     _values.number("x_scale", x_scale)
-    if not math.isfinite(x_scale):
-        raise ArgumentError(message("x_scale", "a finite number", repr(x_scale)))
+    if not abs(x_scale) < 2.0**128:
+        raise ArgumentError(message("x_scale", "a number that float32 can hold", repr(x_scale)))
     return expect("x", x, np.uint8, shape, None)
 
 

@@ -80,6 +80,9 @@ def dense_forward_cases() -> Iterator[Case]:
         yield case(f"out {memory}", out_memory=memory, batch=35)
     yield case("no index", indexed=False)
     yield case("small", values=small_numbers)
+    for batch, shared in itertools.product((2, 9), (False, True)):
+        options = {"batch": batch, "shared": shared, "bytes_in": True}
+        yield case(f"uint8, batch {batch}, shared={shared}", **options)
     for inputs, outputs in ((1, 1), (2, 3), (7, 4), (129, 5), (300, 13)):
         yield case(f"bf16, {inputs} to {outputs}", 3, 35, inputs, outputs, precision="bf16")
     for activation in ACTIVATIONS:
@@ -108,12 +111,15 @@ def _convolution(
     values: Values = numbers,
     memory: str = "aligned rows",
     out_memory: str | None = None,
+    bytes_in: bool = False,
     **options: Any,
 ) -> Call:
     layer = Conv2d(outputs, kernel, stride, padding)
     population = 4 if indexed else slots
     rows = shape[0] * int(np.prod(layer.geometry()[:2]))
     x = in_rows(values(*(() if shared else (slots,)), batch, *shape), 3, memory)
+    if bytes_in:
+        x, options["x_scale"] = np.abs(x * 99).astype(np.uint8), 1 / 255
     w = in_rows(values(population, rows, outputs), 2, memory)
     b = MEMORY[memory](values(population, outputs)) if bias else None
     options |= {"stride": stride, "padding": padding}

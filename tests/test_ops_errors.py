@@ -54,6 +54,25 @@ def rebuild(**changes: Any) -> Any:
     return ops.replay(**({"lineages": founders(2, seed=1), "layout": LAYOUT} | changes))
 
 
+BYTES = np.zeros((2, 1, 5, 5), np.uint8)
+
+
+def convolution(**changes: Any) -> Any:
+    options: dict[str, Any] = {"x": numbers(2, 1, 5, 5), "w": numbers(3, 9, 2), "b": numbers(3, 2)}
+    return ops.conv2d_forward(**(options | changes))
+
+
+def banked(**changes: Any) -> Any:
+    """Two dense layers with three and five rows in their banks, two slots."""
+    options: dict[str, Any] = {
+        "genomes": [numbers(3, 12), numbers(5, 8)],
+        "network": Network.mlp(3, [3], 2),
+        "x": numbers(4, 3),
+        "index": ints(2, 0, 4, 1).reshape(2, 2),
+    }
+    return ops.network_forward(**(options | changes))
+
+
 def dense(**changes: Any) -> Any:
     options: dict[str, Any] = {
         "x": numbers(5, 2),
@@ -263,6 +282,24 @@ WRONG: list[tuple[Callable[..., Any], dict[str, Any], type[EvokernError], str]] 
         "w: expected [P, I, O] with at least one row",
     ),
     (dense, {"b": numbers(4, 2)}, ShapeError, "b: expected [P, O] = [4, 3], got [4, 2]"),
+    (convolution, {"x": BYTES}, ArgumentError, "x_scale: expected a number for x of uint8"),
+    (convolution, {"x_scale": 0.5}, ArgumentError, "x_scale: expected None unless x is uint8"),
+    (convolution, {"x_scale": 1e39, "x": BYTES}, ArgumentError, "x_scale: ...float32 can hold"),
+    (convolution, {"w": numbers(3, 36, 2)}, ShapeError, "kernel: ...the padded input 5x5, got 6x6"),
+    (convolution, {"kernel": 2}, ShapeError, "w: expected [P, C*KH*KW=4, O]"),
+    (banked, {"genomes": [numbers(3, 12)]}, ShapeError, "genomes: ...(2), got 1 banks"),
+    (banked, {"genomes": [numbers(3, 12), numbers(5, 9)]}, ShapeError, "genomes[1]: ...[5, 8]"),
+    (banked, {"index": None}, ShapeError, "genomes: ...got [3, 5]; pass index int32 [layers, S]"),
+    (
+        banked,
+        {"index": ints(3, 0, 4, 1).reshape(2, 2)},
+        ArgumentError,
+        "index[0]: expected entries in [0, 2] (rows of bank 0)",
+    ),
+    (banked, {"index": ints(0, 1).reshape(1, 2)}, ShapeError, "index: ...= [2, 2], got [1, 2]"),
+    (convolution, {"w": numbers(3, 10, 2)}, ShapeError, "w: ...pass kernel=(height, width)"),
+    (convolution, {"stride": 0}, ArgumentError, "stride: "),
+    (convolution, {"index": np.array([0, 3], np.int32)}, ArgumentError, "index: ...an entry 3"),
     (dense, {"b": numbers(3)}, ShapeError, "b: expected float32 [P, O]"),
     (dense, {"x": numbers(5, 3)}, ShapeError, "x: expected [B, 2]...or [S=4, B, 2], got [5, 3]"),
     (dense, {"x": numbers(3, 5, 2)}, ShapeError, "x: ...got [3, 5, 2]"),

@@ -1,4 +1,4 @@
-"""Networks that nobody thought of: random stacks of layers, the CPU kernels against the reference."""
+"""Networks that nobody thought of: random stacks of layers, kernels against the reference."""
 
 from __future__ import annotations
 

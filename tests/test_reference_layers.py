@@ -148,6 +148,7 @@ def _conv(x, w, b, index, geometry, activation="identity", precision="fp32", neg
         activation=activation,
         negative_slope=negative_slope,
         precision=precision,
+        x_scale=None,
         out=out,
     )
     return out

@@ -150,7 +150,7 @@ def dense_forward(
 
 
 def conv2d_forward(
-    x: F32,
+    x: npt.NDArray[Any],
     w: F32,
     b: F32 | None,
     *,
@@ -159,13 +159,14 @@ def conv2d_forward(
     activation: str,
     negative_slope: float,
     precision: str,
+    x_scale: float | None,
     out: F32,
 ) -> None:
     """See ``ops.conv2d_forward``: a network of one layer whose weights are two banks."""
     kernel, stride, padding = geometry[:2], geometry[2:4], geometry[4:]
     name = cast(ActivationName, activation)
     layer = Conv2d(w.shape[2], kernel, stride, padding, name, negative_slope, b is not None)
-    _layer_forward(x, w, b, layer, x.shape[-3:], index, precision, out)
+    _layer_forward(x, w, b, layer, x.shape[-3:], index, precision, out, x_scale)
 
 
 def max_pool2d(x: F32, *, geometry: tuple[int, ...], out: F32) -> None:
@@ -295,7 +296,7 @@ def _program(network: Network, samples: int) -> NetworkProgram:
 
 
 def _layer_forward(
-    x: F32,
+    x: npt.NDArray[Any],
     w: F32,
     b: F32 | None,
     layer: Dense | Conv2d,
@@ -303,6 +304,7 @@ def _layer_forward(
     index: I32,
     precision: str,
     out: F32,
+    x_scale: float | None = None,
 ) -> None:
     """One layer as a network, with weights and bias in banks of their own."""
     values = _flat(input_shape, x)
@@ -310,7 +312,8 @@ def _layer_forward(
     program = compile_steps((layer,), input_shape, tiles, bias_apart=True)
     banks = [_rows(w)] if b is None else [_rows(w), b]
     samples = out.reshape(*out.shape[:2], -1)
-    _cpu.network_forward(banks, program, values, 1.0, index[None], precision == "bf16", samples)
+    scale = 1.0 if x_scale is None else x_scale
+    _cpu.network_forward(banks, program, values, scale, index[None], precision == "bf16", samples)
 
 
 def _pool2d(

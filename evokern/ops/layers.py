@@ -10,6 +10,7 @@ from evokern._checks import (
     batch_of,
     check_precision,
     images_of,
+    inputs_of,
     layer_weights,
     merged,
     slots_of,
@@ -90,25 +91,28 @@ def conv2d_forward(
     activation: ActivationName = "identity",
     negative_slope: float = 0.01,
     precision: Precision = "fp32",
+    x_scale: float | None = None,
     out: Array | None = None,
     backend: str = "auto",
 ) -> Array:
     """One convolution of many individuals: float32 [S, B, O, H', W'].
 
     Args:
-        x: float32 [S, B, C, H, W], or [B, C, H, W] for one batch that all slots share.
+        x: float32 [S, B, C, H, W], or [B, C, H, W] for one batch that all slots share; or uint8,
+            times ``x_scale``.
         w: float32 [P, C*KH*KW, O], inner axes contiguous; rows by channel, kernel row, column.
         b: float32 [P, O]; None: sums start at +0.
         kernel: size, an int or (height, width); None: the square one that ``w`` has rows for.
         stride, padding: an int or (height, width); padding is multiplied like any input.
         index, activation, negative_slope, precision: as in ``dense_forward``.
+        x_scale: what uint8 inputs are multiplied with, one rounding to fp32.
         out: float32 [S, B, O, H', W'] to write to.
         backend: see the module.
     """
     check_precision(precision, backend)
     weights, bias = layer_weights(w, b, "[P, C*KH*KW, O]")
     population, depth, outputs = weights.shape
-    values = expect("x", x, np.float32, "[S, B, C, H, W] or [B, C, H, W]", None)
+    values = inputs_of(x, "[S, B, C, H, W] or [B, C, H, W]", x_scale)
     if values.ndim not in (4, 5):
         wanted = "[S, B, C, H, W] or [B, C, H, W]"
         raise ShapeError(message("x", wanted, f"{list(values.shape)}"))
@@ -136,6 +140,7 @@ def conv2d_forward(
             activation=activation,
             negative_slope=float(negative_slope),
             precision=precision,
+            x_scale=x_scale,
             out=target,
         )
     return out if out is not None else like(x)(target)

@@ -51,7 +51,7 @@ def dense_forward(
 
 
 def conv2d_forward(
-    x: F32,
+    x: F32 | NDArray[np.uint8],
     w: F32,
     b: F32 | None,
     *,
@@ -60,19 +60,21 @@ def conv2d_forward(
     activation: str,
     negative_slope: float,
     precision: str,
+    x_scale: float | None,
     out: F32,
 ) -> None:
     """Convolution of images with every slot's individual, then the activation.
 
     Args:
-        x: float32 [S, B, C, H, W], or [B, C, H, W] for a batch that all slots share.
+        x: float32 or uint8 [S, B, C, H, W], or [B, C, H, W] for a batch that all slots share.
         w: float32 [P, C*K*K, O], rows ordered by channel, kernel row, kernel column.
         b, index, activation, negative_slope, precision: as in `dense_forward`.
         geometry: kernel, stride and padding, each height and width.
+        x_scale: of uint8, else None.
         out: float32 [S, B, O, H', W'].
     """
     for slots in slot_chunks(len(index), out[0].size, w[0].size):
-        inputs = x[None] if x.ndim == 4 else x[slots]
+        inputs = scaled(x[None] if x.ndim == 4 else x[slots], x_scale)
         chosen = index[slots]
         bias = None if b is None else b[chosen]
         sums = conv2d_sums(inputs, w[chosen], bias, geometry, precision)
@@ -187,3 +189,10 @@ def _fused_sums(total: F32, columns: Iterable[F64], rows: Iterable[F64]) -> F32:
         for column, row in zip(columns, rows, strict=True):
             total = add_product(column * row, total)
     return total
+
+
+def scaled(x: F32 | NDArray[np.uint8], x_scale: float | None) -> F32:
+    """uint8 times x_scale, one rounding; float32 (x_scale None) as it is."""
+    values = x.astype(np.float32, copy=False)
+    with np.errstate(all="ignore"):
+        return values if x_scale is None else values * np.float32(x_scale)

@@ -18,6 +18,7 @@ from evokern.backends.reference.layers import (
     conv2d_sums,
     dense_sums,
     elman_states,
+    scaled,
     slot_chunks,
 )
 from evokern.backends.reference.loss import cross_entropy, squared_error
@@ -125,11 +126,11 @@ def _outputs(
     batch = x.shape[0 if shared else 1]
     if shared:
         head = _parameter_free(network)
-        common = _run(layers[:head], _scaled(x[None], x_scale), iter(()), precision)
+        common = _run(layers[:head], scaled(x[None], x_scale), iter(()), precision)
         layers = layers[head:]
     elements = batch * _widest(network.layers, network.input_shape)
     for slots in slot_chunks(index.shape[1], elements, layout.size):
-        inputs = common if shared else _scaled(x[slots], x_scale)
+        inputs = common if shared else scaled(x[slots], x_scale)
         outputs = _run(layers, inputs, _parameters(banks, layout, index[:, slots]), precision)
         yield slots, np.broadcast_to(outputs, (slots.stop - slots.start, *outputs.shape[1:]))
 
@@ -207,12 +208,6 @@ def _parameters(banks: Banks, layout: GenomeLayout, index: NDArray[np.int32]) ->
         else:
             values = genes.astype(np.float32, copy=False)
         yield GenomeLayout((block,)).split(values)[0]
-
-
-def _scaled(x: F32 | NDArray[np.uint8], x_scale: float | None) -> F32:
-    values = x.astype(np.float32, copy=False)
-    with np.errstate(all="ignore"):
-        return values if x_scale is None else values * np.float32(x_scale)
 
 
 def _parameter_free(network: Network) -> int:

@@ -128,13 +128,13 @@ class Network:
 
     @staticmethod
     def from_module(module: Any, input_shape: Sequence[int]) -> Network:
-        """The architecture of a torch.nn.Sequential: see ``interop.from_module``."""
+        """The architecture of a torch.nn.Module: see ``interop.from_module``."""
         from evokern import interop
 
         return interop.from_module(module, input_shape)
 
     def genome_of(self, module: Any) -> npt.NDArray[np.float32]:
-        """The weights of a torch.nn.Sequential, float32 [G]: see ``interop.genome_of``."""
+        """The weights of a torch.nn.Module, float32 [G]: see ``interop.genome_of``."""
         from evokern import interop
 
         return interop.genome_of(self, module)

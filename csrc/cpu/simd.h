@@ -175,6 +175,15 @@ EVK_INLINE Float load_part(const float* p, i64 count) {
 EVK_INLINE void store_part(float* p, i64 count, Float v) {
   _mm256_maskstore_ps(p, first_lanes(count), (NativeFloat)v);
 }
+#elif defined(EVK_EMULATE_AVX512)  // SIMDe has no such loads
+EVK_INLINE Float load_part(const float* p, i64 count) {
+  Float v{};
+  __builtin_memcpy(&v, p, static_cast<size_t>(count) * sizeof(float));
+  return v;
+}
+EVK_INLINE void store_part(float* p, i64 count, Float v) {
+  __builtin_memcpy(p, &v, static_cast<size_t>(count) * sizeof(float));
+}
 #else
 EVK_INLINE Float load_part(const float* p, i64 count) {
   return (Float)_mm512_maskz_loadu_ps(static_cast<__mmask16>((1 << count) - 1), p);
@@ -185,7 +194,13 @@ EVK_INLINE void store_part(float* p, i64 count, Float v) {
 #endif
 // bf16 as floats.
 EVK_INLINE Float load(const u16* p) {
-  return (Float)((Word)EVK_MM(cvtepu16_epi32)(load_half(p)) << 16);
+#if defined(EVK_EMULATE_AVX512)
+  Word words;
+  for (int i = 0; i < kLanes; ++i) words[i] = p[i];
+#else
+  const Word words = (Word)EVK_MM(cvtepu16_epi32)(load_half(p));
+#endif
+  return (Float)(words << 16);
 }
 EVK_INLINE Float load_part(const u16* p, i64 count) {
   u16 part[kLanes] = {};

@@ -80,9 +80,6 @@ def dense_forward_cases() -> Iterator[Case]:
         yield case(f"out {memory}", out_memory=memory, batch=35)
     yield case("no index", indexed=False)
     yield case("small", values=small_numbers)
-    for batch, shared in itertools.product((2, 9), (False, True)):
-        options = {"batch": batch, "shared": shared, "bytes_in": True}
-        yield case(f"uint8, batch {batch}, shared={shared}", **options)
     for inputs, outputs in ((1, 1), (2, 3), (7, 4), (129, 5), (300, 13)):
         yield case(f"bf16, {inputs} to {outputs}", 3, 35, inputs, outputs, precision="bf16")
     for activation in ACTIVATIONS:
@@ -184,6 +181,9 @@ def conv2d_forward_cases() -> Iterator[Case]:
         yield case(f"out {memory}", out_memory=memory)
     yield case("no index", indexed=False)
     yield case("small", values=small_numbers)
+    for batch, shared in itertools.product((2, 9), (False, True)):
+        options = {"batch": batch, "shared": shared, "bytes_in": True}
+        yield case(f"uint8, batch {batch}, shared={shared}", **options)
 
 
 def conv2d_bf16_cases() -> Iterator[Case]:

@@ -31,7 +31,7 @@ def convnet() -> Network:
 def main() -> None:
     """Evolves the networks and says what the best one knows."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--generations", type=int, default=2500)
+    parser.add_argument("--generations", type=int, default=3000)
     parser.add_argument("--folder", type=Path, default=Path("runs/fashion-convnet"))
     options = parser.parse_args()
     config = EAConfig(

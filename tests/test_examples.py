@@ -19,8 +19,8 @@ def test_numpy_loop_learns_the_spirals(capsys):
     assert "generation 100" in capsys.readouterr().out
 
 
-def run(name, arguments, monkeypatch, capsys):
-    require_data("mnist")
+def run(name, arguments, monkeypatch, capsys, data="mnist"):
+    require_data(data)
     monkeypatch.setattr(sys, "argv", [name, *arguments])
     runpy.run_path(str(EXAMPLES / name), run_name="__main__")
     return capsys.readouterr().out
@@ -38,3 +38,10 @@ def test_a_network_of_signs(tmp_path, monkeypatch, capsys):
     arguments = ["--generations", "2", "--folder", str(tmp_path / "run")]
     output = run("binary_mnist.py", arguments, monkeypatch, capsys)
     assert "91,776 weights of one bit and 458 biases: 13.0 KiB instead of 360 KiB" in output
+
+
+@pytest.mark.data
+def test_convolutional_networks_on_fashion_mnist(tmp_path, monkeypatch, capsys):
+    arguments = ["--generations", "2", "--folder", str(tmp_path / "run")]
+    output = run("fashion_convnet.py", arguments, monkeypatch, capsys, data="fashion-mnist")
+    assert re.search(r"test accuracy \d+\.\d\d%, hold-out \d+\.\d\d%, \d+ s", output)

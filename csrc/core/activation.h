@@ -8,7 +8,7 @@
 
 EVK_NAMESPACE_BEGIN
 
-// In the order of ACTIVATIONS in evokern/network.py.
+// In the order of ACTIVATIONS in evokern/layers.py.
 namespace activation_code {
 enum Code : int {
   identity = 0,

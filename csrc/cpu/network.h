@@ -45,6 +45,12 @@ EVK_INLINE Cut cut_slots(i64 slots, i64 units, int threads) {
   return Cut{per_task, ceil_div(units, per_task)};
 }
 
+// Inputs of one output of a convolution, and features of its image with the border.
+EVK_INLINE i64 conv_depth(const Step& s) { return s.channels * s.kernel_height * s.kernel_width; }
+EVK_INLINE i64 padded_features(const Step& s) {
+  return s.channels * (s.height + 2 * s.pad_height) * (s.width + 2 * s.pad_width);
+}
+
 // --- activations ---------------------------------------------------------------------------------
 
 template <int Code>

@@ -131,8 +131,6 @@ bool has_parameters(const Step& s) {
   return s.kind == StepKind::kDense || s.kind == StepKind::kConv || s.kind == StepKind::kAffine;
 }
 
-i64 conv_depth(const Step& s) { return s.channels * s.kernel_height * s.kernel_width; }
-
 // Weights of a layer: dense [inputs, outputs], conv [depth, channels], none of affine.
 i64 weight_count(const Step& s) {
   if (s.kind == StepKind::kAffine) return 0;
@@ -142,10 +140,6 @@ i64 weight_count(const Step& s) {
 // With bias, or with scale and shift.
 i64 prepared_floats(const Step& s) {
   return ceil_div(weight_count(s) + 2 * s.out_channels, 16) * 16;
-}
-
-i64 padded_features(const Step& s) {
-  return s.channels * (s.height + 2 * s.pad_height) * (s.width + 2 * s.pad_width);
 }
 
 Plan make_plan(const NetworkParams& p) {

@@ -18,10 +18,6 @@ i64 aligned(i64 floats) { return ceil_div(floats, kSlack) * kSlack; }
 
 i64 positions_in(const Step& s) { return s.height * s.width; }
 i64 positions_out(const Step& s) { return s.out_height * s.out_width; }
-i64 conv_depth(const Step& s) { return s.channels * s.kernel_height * s.kernel_width; }
-i64 padded_features(const Step& s) {
-  return s.channels * (s.height + 2 * s.pad_height) * (s.width + 2 * s.pad_width);
-}
 
 // Where a value lies: sample s from data + s * stride.
 struct Buffer {

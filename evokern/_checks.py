@@ -22,6 +22,7 @@ from evokern._arrays import (
 )
 from evokern._values import one_of
 from evokern.errors import ArgumentError, BackendError, DtypeError, LayoutError, ShapeError, message
+from evokern.layers import MAX_INPUTS, MAX_WIDTH
 from evokern.layout import GenomeLayout, size_of
 from evokern.network import Network
 from evokern.rules import PRECISIONS
@@ -105,6 +106,9 @@ def layer_weights(w: Array, b: Array | None, shape: str) -> tuple[Host, Host | N
     population, inputs, outputs = weights.shape
     if inputs < 1:
         wanted = f"{shape} with at least one row"
+        raise ShapeError(message("w", wanted, f"{list(weights.shape)}"))
+    if inputs > MAX_INPUTS or outputs > MAX_WIDTH:
+        wanted = f"at most {MAX_INPUTS} rows and {MAX_WIDTH} outputs"
         raise ShapeError(message("w", wanted, f"{list(weights.shape)}"))
     if weights.size and inputs > 1 and weights.strides[1] != outputs * 4:
         mend = "try np.ascontiguousarray(w)"

@@ -18,10 +18,10 @@ ActivationName = Literal[
 ACTIVATIONS: tuple[str, ...] = get_args(ActivationName)
 """Names in the order of their codes in ``csrc/core/activation.h``."""
 
-MAX_WIDTH = 4096
+MAX_WIDTH = 65536
 """Outputs of a layer (channels of an image)."""
 
-MAX_INPUTS = 65536
+MAX_INPUTS = 2**24
 """Features that a dense layer takes."""
 
 

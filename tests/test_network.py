@@ -147,7 +147,7 @@ def test_layouts_count_what_layers_hold(name: str) -> None:
 @pytest.mark.parametrize(
     ("make", "error", "words"),
     [
-        (lambda: Dense(0), ArgumentError, "Dense.outputs: expected 1 <= outputs <= 4096, got 0"),
+        (lambda: Dense(0), ArgumentError, "Dense.outputs: expected 1 <= outputs <= 65536, got 0"),
         (lambda: Conv2d(MAX_WIDTH + 1, 3), ArgumentError, "Conv2d.outputs: expected"),
         (lambda: Elman(2.0), ArgumentError, "Elman.outputs: expected 1 <= outputs"),
         (lambda: Dense(1, "softmax"), ArgumentError, "activation: expected one of"),
@@ -182,7 +182,12 @@ def test_layers_refuse(make: Callable[[], object], error: type[EvokernError], wo
     ("layers", "shape", "where", "words"),
     [
         ((Dense(1),), (2, 3), "layers[0] Dense(", "flat input [I], got [2, 3]; add Flatten()"),
-        ((Dense(1),), (MAX_INPUTS + 1,), "layers[0] Dense(", "at most 65536 features, got 65537"),
+        (
+            (Dense(1),),
+            (MAX_INPUTS + 1,),
+            "layers[0] Dense(",
+            "at most 16777216 features, got 16777217",
+        ),
         ((Flatten(), Conv2d(1, 1)), (1, 2, 3), "layers[1] Conv2d(", "an image [C, H, W], got [6]"),
         ((Conv2d(1, 4),), (1, 3, 9), "layers[0] Conv2d(", "at most the padded input 3x9, got 4x4"),
         ((Conv2d(1, (2, 6), 1, 1),), (1, 3, 3), "layers[0]", "padded input 5x5, got 2x6"),

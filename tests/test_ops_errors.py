@@ -286,6 +286,12 @@ WRONG: list[tuple[Callable[..., Any], dict[str, Any], type[EvokernError], str]] 
     (convolution, {"x_scale": 0.5}, ArgumentError, "x_scale: expected None unless x is uint8"),
     (convolution, {"x_scale": 1e39, "x": BYTES}, ArgumentError, "x_scale: ...float32 can hold"),
     (convolution, {"w": numbers(3, 36, 2)}, ShapeError, "kernel: ...the padded input 5x5, got 6x6"),
+    (
+        dense,
+        {"w": np.zeros((0, 1, 65537), F)},
+        ShapeError,
+        "w: expected at most 16777216 rows and 65536 outputs, got [0, 1, 65537]",
+    ),
     (convolution, {"kernel": 2}, ShapeError, "w: expected [P, C*KH*KW=4, O]"),
     (banked, {"genomes": [numbers(3, 12)]}, ShapeError, "genomes: ...(2), got 1 banks"),
     (banked, {"genomes": [numbers(3, 12), numbers(5, 9)]}, ShapeError, "genomes[1]: ...[5, 8]"),

@@ -39,7 +39,7 @@ enum StepField {
   kStepFields
 };
 
-constexpr float kNoBias[4096] = {};  // outputs have a limit (evokern/layers.py)
+float kNoBias[65536];  // zeros for as many outputs as evokern/layers.py allows
 
 // The banks of a call, and which row of each bank every slot runs: index [banks, slots].
 struct Banks {

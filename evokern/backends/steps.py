@@ -56,8 +56,11 @@ FIRST_TILE = 12
 FIRST_TILE_OF_IMAGES = 12
 """The same for networks with convolutions."""
 
-MOST_TILE_FEATURES = 4096
-"""Features of an image that a convolution on tiles may read or write."""
+MOST_TILE_FEATURES = 65536
+"""Features that a layer on tiles may read or write: a tile is 32 or 64 samples of them."""
+
+MOST_TILE_FEATURES_OF_IMAGES = 4096
+"""The same for networks with convolutions: their tiles stay in the second cache."""
 
 SMALL_GENOME = 8192
 """Genes of dense layers up to which tiles are always faster."""
@@ -159,11 +162,12 @@ def _has(layers: tuple[Layer, ...], kind: type[Layer]) -> bool:
 
 @lru_cache(maxsize=256)
 def _has_tiles(layers: tuple[Layer, ...], input_shape: Shape) -> bool:
-    """Whether tiles can run these layers, and hold the images between them in the second cache."""
+    """Whether tiles can run these layers, and hold what is between them."""
     if _has(layers, Residual) or _has(layers, Elman):
         return False
     sizes = [math.prod(shape) for shape in shapes_along(layers, input_shape)]
-    return not _has(layers, Conv2d) or max(sizes) <= MOST_TILE_FEATURES
+    most = MOST_TILE_FEATURES_OF_IMAGES if _has(layers, Conv2d) else MOST_TILE_FEATURES
+    return max(sizes) <= most
 
 
 def _program(

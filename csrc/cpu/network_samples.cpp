@@ -18,8 +18,8 @@ constexpr i64 kPanelBytes = 384 << 10;  // of the second cache that panels may t
 struct Plan {
   int threads;
   bool shared_head;  // the head runs once per sample, for all slots
-  bool loads_alone;  // with them, so do their inputs
   bool one_by_one;   // panels are made once per task, samples go alone through the images
+  bool loads_alone;  // and are loaded alone: nothing behind the images reads the input
   i64 head_features;
   i64 group;          // samples
   i64 panel_floats;   // of all convolutions, or the largest panel

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from evokern import ops
+from evokern import _cpu, ops
 from evokern.layers import (
     ACTIVATIONS,
     Activation,
@@ -26,7 +26,7 @@ from evokern.layers import (
     shapes_along,
 )
 from evokern.network import Network
-from evokern.testing import assert_same_bits, fill_outputs_with_nan
+from evokern.testing import assert_close, assert_same_bits, error_bound, fill_outputs_with_nan
 
 pytestmark = pytest.mark.cpp
 
@@ -138,3 +138,20 @@ def test_random_networks_have_the_reference_s_bits(network, batch, shared, seed)
         got = ops.network_loss(genomes, network, x, y, index=index)
         for result, reference in zip(got, wanted, strict=True):
             assert_same_bits(result, reference)
+
+
+@settings(max_examples=150, deadline=None)
+@given(networks(), st.sampled_from([1, 2, 5, 13, 33]), st.booleans(), st.integers(0, 99))
+def test_random_networks_in_bf16(network, batch, stored, seed):
+    rng = np.random.default_rng(seed)
+    genomes = rng.normal(0, 0.5, (2, network.layout.size)).astype(np.float32)
+    if stored:
+        genomes = (genomes.view(np.uint32) & 0xFFFF0000).view(np.float32)
+    x = rng.normal(size=(batch, *network.input_shape)).astype(np.float32)
+    given = (genomes.view(np.uint32) >> 16).astype(np.uint16) if stored else genomes
+    with fill_outputs_with_nan():
+        got = ops.network_forward(given, network, x, precision="bf16")
+    assert_close(got, *error_bound(network, genomes, x, precision="bf16"))
+    if not _cpu.native_bf16():
+        expected = ops.network_forward(given, network, x, precision="bf16", backend="reference")
+        assert_same_bits(got, expected)

@@ -4,12 +4,12 @@
 // The image lies still (padded if need be); `offsets` says where in it each weight row reads,
 // relative to where a position begins. Vectors run along output channels, as the weights lie, and
 // the output is [positions, channels]. Every output is acc = bias; acc = fma(x_k, w_k, acc) for k
-// ascending over channel, kernel row, kernel column.
+// ascending over channel, kernel row, kernel column. A is the arithmetic; with bf16, the image and
+// depths count operands of two channels (arithmetic.h).
 #pragma once
 
 #include "core/activation.h"
-#include "core/bf16.h"
-#include "cpu/simd.h"
+#include "cpu/arithmetic.h"
 
 EVK_NAMESPACE_BEGIN
 
@@ -36,8 +36,8 @@ struct ConvWeights {
   const T* bias;     // or null
   const T* scale;    // or null, with shift
   const T* shift;
-  i64 depth, channels;
-  bool round;  // weights to bf16
+  i64 inputs, window, channels;  // depth = inputs * window
+  bool bf16;
 };
 
 // The panel of the channels from `first`; returns its width.
@@ -45,21 +45,36 @@ template <class T>
 i64 pack_panel(const ConvWeights<T>& c, i64 first, float* panel) {
   const i64 width = panel_width(c.channels - first);
   const i64 count = c.channels - first < width ? c.channels - first : width;
-  const auto row = [&](const T* from, float missing, bool round) {
+  const auto part = [&](const T* from, i64 i) {
+    const i64 left = count - i;
+    return left >= kLanes ? load(from + i) : load_part(from + i, left > 0 ? left : 0);
+  };
+  const auto row = [&](const T* from, float missing) {
     for (i64 i = 0; i < width; i += kLanes) {
-      const i64 left = count - i;
-      Float values = Element<Float>::all(missing);
-      if (from) {
-        values = left >= kLanes ? load(from + i) : load_part(from + i, left > 0 ? left : 0);
-      }
-      store(panel + i, round ? round_to_bf16(values) : values);
+      store(panel + i, from ? part(from, i) : Element<Float>::all(missing));
     }
     panel += width;
   };
-  row(c.bias ? c.bias + first : nullptr, 0.0f, false);
-  row(c.scale ? c.scale + first : nullptr, 1.0f, false);
-  row(c.scale ? c.shift + first : nullptr, 0.0f, false);
-  for (i64 k = 0; k < c.depth; ++k) row(c.weights + k * c.channels + first, 0.0f, c.round);
+  row(c.bias ? c.bias + first : nullptr, 0.0f);
+  row(c.scale ? c.scale + first : nullptr, 1.0f);
+  row(c.scale ? c.shift + first : nullptr, 0.0f);
+  const i64 together = c.bf16 ? kBf16Inputs : 1;
+  for (i64 input = 0; input < c.inputs; input += together) {
+    for (i64 k = input * c.window; k < (input + 1) * c.window; ++k) {
+      const T* from = c.weights + k * c.channels + first;
+      if (!c.bf16) {
+        row(from, 0.0f);
+        continue;
+      }
+      const T* other = from + c.window * c.channels;
+      const bool both = together == 2 && input + 1 < c.inputs;
+      for (i64 i = 0; i < width; i += kLanes) {
+        const Float second = both ? part(other, i) : Element<Float>::all(0.0f);
+        store(panel + i, bf16_operand(part(from, i), second));
+      }
+      panel += width;
+    }
+  }
   return width;
 }
 
@@ -86,7 +101,7 @@ EVK_INLINE void store_count(float* p, i64 count, Float v) {
   count >= kLanes ? store(p, v) : store_part(p, count > 0 ? count : 0, v);
 }
 
-template <int P, int V>
+template <class A, int P, int V>
 EVK_INLINE void conv_block(const ConvRows& r, const float* const* x, float* const* y) {
   constexpr i64 width = V * kLanes;
   Float acc[P][V];
@@ -110,7 +125,7 @@ EVK_INLINE void conv_block(const ConvRows& r, const float* const* x, float* cons
     for (int p = 0; p < P; ++p) {
       const Float input = broadcast(place[p] + offset);
 #pragma GCC unroll 4
-      for (int v = 0; v < V; ++v) acc[p][v] = fma(input, weights[v], acc[p][v]);
+      for (int v = 0; v < V; ++v) acc[p][v] = A::multiply_add(input, weights[v], acc[p][v]);
     }
     w += width;
   }
@@ -129,21 +144,21 @@ EVK_INLINE void conv_block(const ConvRows& r, const float* const* x, float* cons
   }
 }
 
-template <int V>
+template <class A, int V>
 void conv_positions(const ConvRows& r, const float* const* x, float* const* y, i64 positions) {
   switch (positions) {
     case 1:
-      return conv_block<1, V>(r, x, y);
+      return conv_block<A, 1, V>(r, x, y);
     case 2:
-      return conv_block<2, V>(r, x, y);
+      return conv_block<A, 2, V>(r, x, y);
     case 3:
-      return conv_block<3, V>(r, x, y);
+      return conv_block<A, 3, V>(r, x, y);
     case 4:
-      return conv_block<4, V>(r, x, y);
+      return conv_block<A, 4, V>(r, x, y);
     case 5:
-      return conv_block<5, V>(r, x, y);
+      return conv_block<A, 5, V>(r, x, y);
     default:
-      return conv_block<kPositions, V>(r, x, y);
+      return conv_block<A, kPositions, V>(r, x, y);
   }
 }
 
@@ -160,6 +175,7 @@ struct ConvImages {
 };
 
 // Some rows of a panel, whose channels start at `channel`, at all positions of all samples.
+template <class A>
 EVK_INLINE void conv_rows(const ConvImages& c, const ConvRows& r, i64 width, i64 channel) {
   const i64 total = c.samples * c.positions;
   i64 sample = 0, position = 0;
@@ -179,13 +195,14 @@ EVK_INLINE void conv_rows(const ConvImages& c, const ConvRows& r, i64 width, i64
         ++sample;
       }
     }
-    width > kLanes ? conv_positions<kPanelVectors>(r, x, y, held)
-                   : conv_positions<1>(r, x, y, held);
+    width > kLanes ? conv_positions<A, kPanelVectors>(r, x, y, held)
+                   : conv_positions<A, 1>(r, x, y, held);
     done += held;
   }
 }
 
 // The channels of one panel, from `channel`, at all positions of all samples.
+template <class A>
 EVK_INLINE void conv_panel(const ConvImages& c, const float* panel, i64 width, i64 channel) {
   const i64 chunks = (c.depth + kConvDepth - 1) / kConvDepth;
   const i64 chunk = (c.depth + chunks - 1) / chunks;
@@ -200,7 +217,7 @@ EVK_INLINE void conv_panel(const ConvImages& c, const float* panel, i64 width, i
                         k == 0,
                         last && c.affine,
                         last && c.relu};
-    conv_rows(c, rows, width, channel);
+    conv_rows<A>(c, rows, width, channel);
   }
 }
 

@@ -21,7 +21,7 @@ struct ConvTile {
 };
 
 // Rows [first, first + depth) of U channels at one position, C vectors of samples.
-template <int U, int C>
+template <class A, int U, int C>
 EVK_INLINE void conv_tile_block(const ConvTile& c, const float* x, i64 channel, float* y, i64 first,
                                 i64 depth) {
   const i64 unit = c.positions * kTile;
@@ -41,7 +41,7 @@ EVK_INLINE void conv_tile_block(const ConvTile& c, const float* x, i64 channel, 
     for (int u = 0; u < U; ++u) {
 #pragma GCC unroll 4
       for (int v = 0; v < C; ++v) {
-        acc[u][v] = fma(load(row + v * kLanes), broadcast(w + u), acc[u][v]);
+        acc[u][v] = A::multiply_add(load(row + v * kLanes), broadcast(w + u), acc[u][v]);
       }
     }
     w += c.channels;
@@ -60,17 +60,17 @@ EVK_INLINE void conv_tile_block(const ConvTile& c, const float* x, i64 channel, 
 }
 
 // All channels from `channel`, U at a time, then what is left by halves.
-template <int U, int C>
+template <class A, int U, int C>
 void conv_tile_channels(const ConvTile& c, const float* x, i64 channel, float* y, i64 first,
                         i64 depth) {
   for (; channel + U <= c.channels; channel += U) {
-    conv_tile_block<U, C>(c, x, channel, y, first, depth);
+    conv_tile_block<A, U, C>(c, x, channel, y, first, depth);
     y += U * c.positions * kTile;
   }
-  if constexpr (U > 1) conv_tile_channels<U / 2, C>(c, x, channel, y, first, depth);
+  if constexpr (U > 1) conv_tile_channels<A, U / 2, C>(c, x, channel, y, first, depth);
 }
 
-template <int C>
+template <class A, int C>
 void conv_tile_columns(const ConvTile& c) {
   const i64 chunks = (c.depth + kConvTileDepth - 1) / kConvTileDepth;
   const i64 chunk = (c.depth + chunks - 1) / chunks;
@@ -78,26 +78,27 @@ void conv_tile_columns(const ConvTile& c) {
     const i64 depth = first + chunk < c.depth ? chunk : c.depth - first;
     for (i64 position = 0; position < c.positions; ++position) {
       const float* x = c.x + i64{c.places[position]} * kTile;
-      conv_tile_channels<kAccumulators / C, C>(c, x, 0, c.y + position * kTile, first, depth);
+      conv_tile_channels<A, kAccumulators / C, C>(c, x, 0, c.y + position * kTile, first, depth);
     }
   }
 }
 
 // The first `samples` of a tile; those past them are undefined.
-EVK_INLINE void conv_tile(ConvTile c, i64 samples) {
+template <class A>
+void conv_tile(ConvTile c, i64 samples) {
   for (i64 done = 0; done < samples; done += kColumns * kLanes) {
     switch ((samples - done + kLanes - 1) / kLanes) {
       case 1:
-        conv_tile_columns<1>(c);
+        conv_tile_columns<A, 1>(c);
         break;
       case 2:
-        conv_tile_columns<2>(c);
+        conv_tile_columns<A, 2>(c);
         break;
       case 3:
-        conv_tile_columns<3>(c);
+        conv_tile_columns<A, 3>(c);
         break;
       default:
-        conv_tile_columns<4>(c);
+        conv_tile_columns<A, 4>(c);
         break;
     }
     c.x += kColumns * kLanes;

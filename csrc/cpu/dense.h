@@ -3,10 +3,10 @@
 // A tile holds kTile samples feature by feature: row f is feature f of all of them. So vectors run
 // along samples, weights are broadcast, any width fits without masks, and every output is
 // acc = bias; acc = fma(x_k, w_k, acc) for k ascending, the same bits as one sample at a time.
+// A is the arithmetic; with bf16, depths count operands (arithmetic.h).
 #pragma once
 
-#include "core/bf16.h"
-#include "cpu/simd.h"
+#include "cpu/arithmetic.h"
 
 EVK_NAMESPACE_BEGIN
 
@@ -23,26 +23,6 @@ constexpr i64 kDepth = 128;
 
 // Weight rows ahead that are fetched: rows are far apart, the processor does not foresee them.
 constexpr i64 kPrefetchRows = 2;
-
-// One multiply-add of the product. Fp32 takes one input per step.
-struct Fp32 {
-  using Scalar = float;
-  EVK_INLINE Float multiply_add(const float* x, const float* w, Float acc) {
-    return fma(load(x), broadcast(w), acc);
-  }
-};
-
-#if EVK_HAS_BF16
-// Two inputs per step: pairs of bf16 in 32 bits, products summed in fp32.
-struct Bf16Pairs {
-  using Scalar = u32;
-  EVK_INLINE Float multiply_add(const u32* x, const u32* w, Float acc) {
-    const __m512i inputs = _mm512_loadu_si512(x);
-    const __m512i weights = _mm512_set1_epi32((i32)*w);
-    return (Float)_mm512_dpbf16_ps((__m512)acc, (__m512bh)inputs, (__m512bh)weights);
-  }
-};
-#endif
 
 // Weights that are needed soon, fetched into the second cache line by line while others are
 // multiplied: every individual brings weights of its own, used for one batch only.
@@ -75,10 +55,9 @@ struct Lookahead {
   i64 step_ = 64;
 };
 
-template <class Scalar>
 struct DenseOperands {
-  const Scalar* x;        // [depth, kTile]
-  const Scalar* weights;  // [depth, stride], from the first unit of interest
+  const float* x;        // [depth, kTile]
+  const float* weights;  // [depth, stride], from the first unit of interest
   i64 weights_stride;
   const float* bias;
   float* y;  // [units, kTile]
@@ -87,16 +66,16 @@ struct DenseOperands {
 // U units of C vectors of samples, over `depth` inputs. The first chunk of inputs starts from the
 // bias, later ones from what the one before left in y; the last one may end with relu.
 template <class A, int U, int C>
-EVK_INLINE void dense_block(const DenseOperands<typename A::Scalar>& d, i64 depth, bool first,
-                            bool relu, Lookahead& lookahead) {
+EVK_INLINE void dense_block(const DenseOperands& d, i64 depth, bool first, bool relu,
+                            Lookahead& lookahead) {
   Float acc[U][C];
   for (int u = 0; u < U; ++u) {
     for (int c = 0; c < C; ++c) {
       acc[u][c] = first ? broadcast(d.bias + u) : load(d.y + u * kTile + c * kLanes);
     }
   }
-  const typename A::Scalar* x = d.x;
-  const typename A::Scalar* w = d.weights;
+  const float* x = d.x;
+  const float* w = d.weights;
   const char* ahead = lookahead.at();
   const i64 ahead_step = lookahead.step();
   for (i64 k = 0; k < depth; ++k) {
@@ -106,7 +85,9 @@ EVK_INLINE void dense_block(const DenseOperands<typename A::Scalar>& d, i64 dept
 #pragma GCC unroll 24
     for (int u = 0; u < U; ++u) {
 #pragma GCC unroll 4
-      for (int c = 0; c < C; ++c) acc[u][c] = A::multiply_add(x + c * kLanes, w + u, acc[u][c]);
+      for (int c = 0; c < C; ++c) {
+        acc[u][c] = A::multiply_add(load(x + c * kLanes), broadcast(w + u), acc[u][c]);
+      }
     }
     x += kTile;
     w += d.weights_stride;
@@ -123,7 +104,7 @@ EVK_INLINE void dense_block(const DenseOperands<typename A::Scalar>& d, i64 dept
 
 // All `units` of a layer, U at a time, then what is left by halves.
 template <class A, int U, int C>
-void dense_units(DenseOperands<typename A::Scalar> d, i64 units, i64 depth, bool first, bool relu,
+void dense_units(DenseOperands d, i64 units, i64 depth, bool first, bool relu,
                  Lookahead& lookahead) {
   for (; units >= U; units -= U) {
     dense_block<A, U, C>(d, depth, first, relu, lookahead);
@@ -135,13 +116,13 @@ void dense_units(DenseOperands<typename A::Scalar> d, i64 units, i64 depth, bool
 }
 
 template <class A, int C>
-void dense_columns(const DenseOperands<typename A::Scalar>& whole, i64 depth, i64 units, bool relu,
+void dense_columns(const DenseOperands& whole, i64 depth, i64 units, bool relu,
                    Lookahead& lookahead) {
   const i64 chunks = depth > 0 ? (depth + kDepth - 1) / kDepth : 1;  // no inputs: y = b
   const i64 chunk = (depth + chunks - 1) / chunks;
   for (i64 k = 0, left = chunks; left > 0; k += chunk, --left) {
     const i64 count = k + chunk < depth ? chunk : depth - k;
-    DenseOperands<typename A::Scalar> d = whole;
+    DenseOperands d = whole;
     d.x += k * kTile;
     d.weights += k * d.weights_stride;
     dense_units<A, kAccumulators / C, C>(d, units, count, k == 0, relu && k + count == depth,
@@ -151,7 +132,7 @@ void dense_columns(const DenseOperands<typename A::Scalar>& whole, i64 depth, i6
 
 // y [units, kTile] = x W + b for the first `samples` of a tile; those past them are undefined.
 template <class A>
-void dense_tile(DenseOperands<typename A::Scalar> d, i64 depth, i64 units, i64 samples, bool relu,
+void dense_tile(DenseOperands d, i64 depth, i64 units, i64 samples, bool relu,
                 Lookahead& lookahead) {
   for (i64 done = 0; done < samples; done += kColumns * kLanes) {
     switch ((samples - done + kLanes - 1) / kLanes) {

@@ -1,6 +1,6 @@
 // What the machine can do at best, which benchmarks report beside their results: multiply-adds that
 // wait for no memory, and memory copied or read without arithmetic.
-#include "cpu/dense.h"
+#include "cpu/arithmetic.h"
 #include "cpu/kernels.h"
 
 EVK_NAMESPACE_BEGIN
@@ -21,13 +21,12 @@ EVK_INLINE void use(Float value) { asm volatile("" : : "m"(value)); }
 // and lane; returns how many were done.
 template <class A>
 i64 multiply_adds(const MachineLimitParams& p, i64 operations) {
-  const auto* in = reinterpret_cast<const typename A::Scalar*>(p.in);
   Float sums[kSums];
   // Equal sums would be computed once.
   for (int i = 0; i < kSums; ++i) sums[i] = Element<Float>::all(static_cast<float>(i));
   for (i64 step = 0; step < p.steps; ++step) {
 #pragma GCC unroll 24
-    for (int i = 0; i < kSums; ++i) sums[i] = A::multiply_add(in, in, sums[i]);
+    for (int i = 0; i < kSums; ++i) sums[i] = A::multiply_add(load(p.in), load(p.in), sums[i]);
   }
   for (int i = 0; i < kSums; ++i) use(sums[i]);
   return p.steps * kSums * kLanes * operations;
@@ -69,7 +68,7 @@ i64 run(const MachineLimitParams& p) {
       return multiply_adds<Fp32>(p, 2);
 #if EVK_HAS_BF16
     case MachineLimit::kBf16Dot:
-      return multiply_adds<Bf16Pairs>(p, 4);
+      return multiply_adds<Bf16>(p, 4);
 #endif
     case MachineLimit::kCopy:
       return pass<copy>(p, 8);

@@ -45,10 +45,16 @@ EVK_INLINE Cut cut_slots(i64 slots, i64 units, int threads) {
   return Cut{per_task, ceil_div(units, per_task)};
 }
 
-// Inputs of one output of a convolution, and features of its image with the border.
-EVK_INLINE i64 conv_depth(const Step& s) { return s.channels * s.kernel_height * s.kernel_width; }
-EVK_INLINE i64 padded_features(const Step& s) {
-  return s.channels * (s.height + 2 * s.pad_height) * (s.width + 2 * s.pad_width);
+// Of a convolution: the channels that its operands count (arithmetic.h), operands of one output,
+// and of its image with the border.
+EVK_INLINE i64 conv_channels(const NetworkParams& p, const Step& s) {
+  return p.bf16 ? bf16_operands(s.channels) : s.channels;
+}
+EVK_INLINE i64 conv_depth(const NetworkParams& p, const Step& s) {
+  return conv_channels(p, s) * s.kernel_height * s.kernel_width;
+}
+EVK_INLINE i64 padded_image(const NetworkParams& p, const Step& s) {
+  return conv_channels(p, s) * (s.height + 2 * s.pad_height) * (s.width + 2 * s.pad_width);
 }
 
 // --- activations ---------------------------------------------------------------------------------

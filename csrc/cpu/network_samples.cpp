@@ -64,15 +64,15 @@ Plan make_plan(const NetworkParams& p) {
     const Step& s = p.steps[i];
     i64 copied = 0;
     if (s.kind == StepKind::kConv) {
-      const i64 floats = aligned(panel_floats(conv_depth(s), s.out_channels));
+      const i64 floats = aligned(panel_floats(conv_depth(p, s), s.out_channels));
       all_panels += floats;
       largest_panel = larger_of(
-          largest_panel, aligned((kPanelHead + conv_depth(s)) * panel_width(s.out_channels)));
-      if (s.pad_height || s.pad_width || p.bf16) copied = padded_features(s);
+          largest_panel, aligned((kPanelHead + conv_depth(p, s)) * panel_width(s.out_channels)));
+      if (s.pad_height || s.pad_width || p.bf16) copied = padded_image(p, s);
     } else if (p.bf16 && s.kind == StepKind::kDense) {
       copied = s.inputs;
     } else if (s.kind == StepKind::kElman) {
-      copied = s.inputs + 2 * s.out_channels;  // rounded inputs, two states
+      copied = elman_copy(s);
     }
     plan.copy_floats = larger_of(plan.copy_floats, plan.group * aligned(copied));
     plan.vector_floats = larger_of(plan.vector_floats, 2 * aligned(s.out_channels));
@@ -125,7 +125,7 @@ void run_steps(const NetworkParams& p, const Plan& plan, i64 begin, i64 end, i64
     const Step& s = p.steps[i];
     run_step(p, s, slot, first, count, t, panels, plan.one_by_one);
     if (s.kind == StepKind::kConv && plan.one_by_one) {
-      panels += aligned(panel_floats(conv_depth(s), s.out_channels));
+      panels += aligned(panel_floats(conv_depth(p, s), s.out_channels));
     }
   }
 }
@@ -157,8 +157,8 @@ void prepare_panels(const NetworkParams& p, i64 slot, Thread& t) {
   for (i64 i = 0; i < p.step_count; ++i) {
     const Step& s = p.steps[i];
     if (s.kind != StepKind::kConv) continue;
-    for_panels(s, panels, [&](float* panel, i64, i64 first) { pack(p, s, slot, first, panel); });
-    panels += aligned(panel_floats(conv_depth(s), s.out_channels));
+    for_panels(p, s, panels, [&](float* panel, i64, i64 first) { pack(p, s, slot, first, panel); });
+    panels += aligned(panel_floats(conv_depth(p, s), s.out_channels));
   }
 }
 

@@ -10,8 +10,6 @@ EVK_NAMESPACE_BEGIN
 
 namespace {
 
-using Scalar = Element<float>;
-
 // Rows of features, kTile samples each.
 using Tile = float*;
 
@@ -57,37 +55,25 @@ void pool_tile(const float* x, const Step& s, Tile y) {
   }
 }
 
-#if EVK_HAS_BF16
-// Rows 2k and 2k + 1 of a matrix as bf16 in one row of pairs; a missing last row is +0.
-template <class T>
-void pair_rows(const T* x, i64 stride, i64 rows, i64 width, u32* pairs) {
-  for (i64 row = 0; row < rows; row += 2) {
-    const T* low = x + row * stride;
-    const T* high = low + stride;
-    const bool both = row + 1 < rows;
-    for (i64 i = 0; i < width; ++i) {
-      const u32 first = Scalar::bits(round_to_bf16(widen(low[i]))) >> 16;
-      const u32 second = both ? Scalar::bits(round_to_bf16(widen(high[i]))) : 0;
-      *pairs++ = first | second;
-    }
-  }
-}
-#endif
-
-// The image with its border of +0 (and rounded to bf16, if asked for).
-void pad_tile(const float* x, const Step& s, bool round, Tile out) {
+// The image with its border of +0, as operands of bf16 if asked for.
+void pad_tile(const float* x, const Step& s, bool bf16, Tile out) {
   const i64 row = s.width * kTile, border = s.pad_width * kTile;
   const i64 edge = s.pad_height * (row + 2 * border);
+  const i64 plane = s.height * row, together = bf16 ? kBf16Inputs : 1;
   const auto zeros = [&](i64 count) {
     memset(out, 0, static_cast<size_t>(count) * sizeof(float));
     out += count;
   };
-  for (i64 channel = 0; channel < s.channels; ++channel) {
+  for (i64 channel = 0; channel < s.channels; channel += together) {
+    const float* first = x + channel * plane;
+    const float* second = together == 2 && channel + 1 < s.channels ? first + plane : nullptr;
     zeros(edge);
-    for (i64 i = 0; i < s.height; ++i, x += row) {
+    for (i64 i = 0; i < s.height; ++i) {
       zeros(border);
-      for (i64 j = 0; j < row; j += kLanes) {
-        store(out + j, round ? round_to_bf16(load(x + j)) : load(x + j));
+      if (bf16) {
+        pair_bf16(first + i * row, second ? second + i * row : nullptr, row, out);
+      } else {
+        memcpy(out, first + i * row, static_cast<size_t>(row) * sizeof(float));
       }
       out += row;
       zeros(border);
@@ -103,10 +89,6 @@ void affine_tile(Tile y, const Step& s, const float* scale, const float* shift) 
     const Float offset = Element<Float>::all(shift[channel]);
     for (i64 i = 0; i < length; i += kLanes) store(y + i, load(y + i) * gain + offset);
   }
-}
-
-void round_to(const float* x, i64 count, float* out) {
-  for (i64 i = 0; i < count; ++i) out[i] = round_to_bf16(x[i]);
 }
 
 // --- one call ------------------------------------------------------------------------------------
@@ -131,15 +113,16 @@ bool has_parameters(const Step& s) {
   return s.kind == StepKind::kDense || s.kind == StepKind::kConv || s.kind == StepKind::kAffine;
 }
 
-// Weights of a layer: dense [inputs, outputs], conv [depth, channels], none of affine.
-i64 weight_count(const Step& s) {
+// Weights of a layer as operands: dense [inputs, outputs], conv [depth, channels], none of affine.
+i64 weight_operands(const NetworkParams& p, const Step& s) {
   if (s.kind == StepKind::kAffine) return 0;
-  return (s.kind == StepKind::kConv ? conv_depth(s) : s.inputs) * s.out_channels;
+  const i64 inputs = p.bf16 ? bf16_operands(s.inputs) : s.inputs;
+  return (s.kind == StepKind::kConv ? conv_depth(p, s) : inputs) * s.out_channels;
 }
 
 // With bias, or with scale and shift.
-i64 prepared_floats(const Step& s) {
-  return ceil_div(weight_count(s) + 2 * s.out_channels, 16) * 16;
+i64 prepared_floats(const NetworkParams& p, const Step& s) {
+  return ceil_div(weight_operands(p, s) + 2 * s.out_channels, 16) * 16;
 }
 
 Plan make_plan(const NetworkParams& p) {
@@ -153,10 +136,10 @@ Plan make_plan(const NetworkParams& p) {
     const Step& step = p.steps[i];
     if (step.kind == StepKind::kDense) plan.last_dense = i;
     if (step.kind == StepKind::kConv) {
-      plan.tile_features = larger_of(plan.tile_features, padded_features(step));
+      plan.tile_features = larger_of(plan.tile_features, padded_image(p, step));
     }
     if (has_parameters(step) && step.kind != StepKind::kDense) plan.only_dense = false;
-    if (has_parameters(step) && plan.prepares) plan.weight_floats += prepared_floats(step);
+    if (has_parameters(step) && plan.prepares) plan.weight_floats += prepared_floats(p, step);
     if (!has_parameters(step) && plan.head_steps == i) {
       ++plan.head_steps;
       plan.head_features = step.outputs;
@@ -216,8 +199,8 @@ void load_tile(const NetworkParams& p, i64 slot, i64 tile, Tile out) {
 
 struct Buffers {
   Tile current, next;
-  Tile pairs;      // bf16: the current rows as pairs
-  float* weights;  // bf16: this slot's weights, layer after layer
+  Tile operands;   // the current rows with a border, or as operands of bf16
+  float* weights;  // where they are prepared: this slot's weights, layer after layer
 };
 
 void advance(Buffers& b) {
@@ -254,17 +237,14 @@ void prepare_layer(const NetworkParams& p, const Step& s, i64 slot, float* out) 
     return;
   }
   const T* weights = s.weights.of<T>(slot);
-  const i64 count = weight_count(s);
-#if EVK_HAS_BF16
-  if (p.bf16 && s.kind == StepKind::kDense) {
-    pair_rows(weights, s.outputs, s.inputs, s.outputs, reinterpret_cast<u32*>(out));
-  } else
-#endif
-  {
-    for (i64 i = 0; i < count; ++i) {
-      const float weight = widen(weights[i]);
-      out[i] = p.bf16 ? round_to_bf16(weight) : weight;
-    }
+  const i64 count = weight_operands(p, s);
+  if (p.bf16) {
+    const bool conv = s.kind == StepKind::kConv;
+    pair_bf16_rows(weights, conv ? s.channels : s.inputs,
+                   conv ? s.kernel_height * s.kernel_width : 1, s.out_channels, s.out_channels,
+                   out);
+  } else {
+    for (i64 i = 0; i < count; ++i) out[i] = widen(weights[i]);
   }
   widen_row<T>(s.bias, slot, s.out_channels, out + count);
 }
@@ -275,7 +255,7 @@ void prepare_weights(const NetworkParams& p, i64 slot, float* out) {
     const Step& s = p.steps[i];
     if (!has_parameters(s)) continue;
     p.bf16_bank ? prepare_layer<u16>(p, s, slot, out) : prepare_layer<float>(p, s, slot, out);
-    out += prepared_floats(s);
+    out += prepared_floats(p, s);
   }
 }
 
@@ -283,21 +263,18 @@ void prepare_weights(const NetworkParams& p, i64 slot, float* out) {
 // is null where the bank's own weights serve.
 void dense_step(const NetworkParams& p, const Step& s, i64 slot, i64 samples, const float* x,
                 const float* prepared, Buffers& b, Lookahead& lookahead) {
-  const float* weights = prepared ? prepared : s.weights.of<float>(slot);
-  const float* bias = prepared ? prepared + s.inputs * s.outputs : s.bias.of<float>(slot);
   const bool relu = s.activation == activation_code::relu;
-#if EVK_HAS_BF16
+  DenseOperands d{x, s.weights.of<float>(slot), s.outputs, s.bias.of<float>(slot), b.next};
+  if (prepared) {
+    d.weights = prepared;
+    d.bias = prepared + weight_operands(p, s);
+  }
   if (p.bf16) {
-    pair_rows(x, kTile, s.inputs, kTile, reinterpret_cast<u32*>(b.pairs));
-    dense_tile<Bf16Pairs>({reinterpret_cast<const u32*>(b.pairs),
-                           reinterpret_cast<const u32*>(weights), s.outputs, bias, b.next},
-                          ceil_div(s.inputs, 2), s.outputs, samples, relu, lookahead);
-  } else
-#endif
-  {
-    if (p.bf16) round_to(x, s.inputs * kTile, b.pairs);
-    dense_tile<Fp32>({p.bf16 ? b.pairs : x, weights, s.outputs, bias, b.next}, s.inputs, s.outputs,
-                     samples, relu, lookahead);
+    pair_bf16_rows(x, s.inputs, 1, kTile, kTile, b.operands);
+    d.x = b.operands;
+    dense_tile<Bf16>(d, bf16_operands(s.inputs), s.outputs, samples, relu, lookahead);
+  } else {
+    dense_tile<Fp32>(d, s.inputs, s.outputs, samples, relu, lookahead);
   }
   if (!relu) activate_in_place(b.next, s.outputs * kTile, s.activation, s.slope);
   advance(b);
@@ -307,21 +284,21 @@ void conv_step(const NetworkParams& p, const Step& s, i64 slot, i64 samples, con
                const float* prepared, Buffers& b) {
   const bool relu = s.activation == activation_code::relu;
   if (s.pad_height || s.pad_width || p.bf16) {
-    pad_tile(x, s, p.bf16, b.pairs);
-    x = b.pairs;
+    pad_tile(x, s, p.bf16, b.operands);
+    x = b.operands;
   }
   ConvTile conv{};
   conv.x = x;
   conv.weights = prepared ? prepared : s.weights.of<float>(slot);
-  conv.bias = prepared ? prepared + weight_count(s) : s.bias.of<float>(slot);
+  conv.bias = prepared ? prepared + weight_operands(p, s) : s.bias.of<float>(slot);
   conv.y = b.next;
   conv.offsets = s.offsets;
   conv.places = s.places;
-  conv.depth = conv_depth(s);
+  conv.depth = conv_depth(p, s);
   conv.channels = s.out_channels;
   conv.positions = s.out_height * s.out_width;
   conv.relu = relu;
-  conv_tile(conv, samples);
+  p.bf16 ? conv_tile<Bf16>(conv, samples) : conv_tile<Fp32>(conv, samples);
   if (!relu) activate_in_place(b.next, s.outputs * kTile, s.activation, s.slope);
   advance(b);
 }
@@ -392,7 +369,7 @@ const float* run_tile(const NetworkParams& p, const Plan& plan, const Workspace&
         pool_tile(b.current, step, b.next);
         advance(b);
     }
-    if (prepared && has_parameters(step)) prepared += prepared_floats(step);
+    if (prepared && has_parameters(step)) prepared += prepared_floats(p, step);
     x = b.current;
   }
   return x;

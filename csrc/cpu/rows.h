@@ -4,8 +4,7 @@
 // output is acc = bias; acc = fma(x_k, w_k, acc) for k ascending, the same bits as dense.h.
 #pragma once
 
-#include "core/bf16.h"
-#include "cpu/simd.h"
+#include "cpu/arithmetic.h"
 
 EVK_NAMESPACE_BEGIN
 
@@ -18,7 +17,7 @@ constexpr i64 kTurnsAhead = 4;
 
 template <class T>
 struct RowOperands {
-  const float* x;
+  const float* x;    // [samples, operands]
   i64 x_stride;      // between samples
   const T* weights;  // [rows, stride], from the first output of interest
   i64 stride;
@@ -27,16 +26,20 @@ struct RowOperands {
   i64 y_stride;
 };
 
-// How weights come: as they are stored, or rounded to bf16 on the way.
+// How weights are multiplied: as they are stored, or as bf16. An operand is made of the weights of
+// so many inputs.
 template <class T>
-struct AsStored {
+struct AsStored : Fp32 {
   using Stored = T;
-  EVK_INLINE Float use(Float w) { return w; }
+  static constexpr int inputs = 1;
+  EVK_INLINE Float operand(Float first, Float) { return first; }
 };
 
-struct RoundedToBf16 {
-  using Stored = float;
-  EVK_INLINE Float use(Float w) { return round_to_bf16(w); }
+template <class T>
+struct AsBf16 : Bf16 {
+  using Stored = T;
+  static constexpr int inputs = kBf16Inputs;
+  EVK_INLINE Float operand(Float first, Float second) { return bf16_operand(first, second); }
 };
 
 // Lines of memory in order, some with every strip of outputs.
@@ -50,6 +53,19 @@ struct Fetch {
   }
 };
 
+template <class W>
+EVK_INLINE Float weights_at(const typename W::Stored* w, i64 stride, bool both) {
+  const Float zero = Element<Float>::all(0.0f);
+  return W::operand(load(w), W::inputs == 2 && both ? load(w + stride) : zero);
+}
+
+template <class W>
+EVK_INLINE Float weights_part(const typename W::Stored* w, i64 stride, bool both, i64 count) {
+  const Float zero = Element<Float>::all(0.0f);
+  return W::operand(load_part(w, count),
+                    W::inputs == 2 && both ? load_part(w + stride, count) : zero);
+}
+
 // P samples, V vectors of outputs, `rows` rows of weights.
 template <class W, int P, int V>
 EVK_INLINE void rows_block(const RowOperands<typename W::Stored>& d, i64 rows) {
@@ -62,17 +78,22 @@ EVK_INLINE void rows_block(const RowOperands<typename W::Stored>& d, i64 rows) {
     }
   }
   const auto* w = d.weights;
-  for (i64 k = 0; k < rows; ++k, w += d.stride) {
+  const float* x = d.x;
+  const auto multiply = [&](bool both) __attribute__((always_inline)) {
     Float weights[V];
 #pragma GCC unroll 8
-    for (int v = 0; v < V; ++v) weights[v] = W::use(load(w + v * kLanes));
+    for (int v = 0; v < V; ++v) weights[v] = weights_at<W>(w + v * kLanes, d.stride, both);
 #pragma GCC unroll 4
     for (int s = 0; s < P; ++s) {
-      const Float input = broadcast(d.x + s * d.x_stride + k);
+      const Float input = broadcast(x + s * d.x_stride);
 #pragma GCC unroll 8
-      for (int v = 0; v < V; ++v) acc[s][v] = fma(input, weights[v], acc[s][v]);
+      for (int v = 0; v < V; ++v) acc[s][v] = W::multiply_add(input, weights[v], acc[s][v]);
     }
-  }
+    w += W::inputs * d.stride;
+    ++x;
+  };
+  for (i64 k = W::inputs; k <= rows; k += W::inputs) multiply(true);
+  if (rows % W::inputs) multiply(false);
 #pragma GCC unroll 4
   for (int s = 0; s < P; ++s) {
 #pragma GCC unroll 8
@@ -87,9 +108,12 @@ EVK_INLINE void rows_tail(const RowOperands<typename W::Stored>& d, i64 rows, i6
   for (int s = 0; s < P; ++s) {
     acc[s] = load_part(d.start ? d.start : d.y + s * d.y_stride, count);
   }
-  for (i64 k = 0; k < rows; ++k) {
-    const Float weights = W::use(load_part(d.weights + k * d.stride, count));
-    for (int s = 0; s < P; ++s) acc[s] = fma(broadcast(d.x + s * d.x_stride + k), weights, acc[s]);
+  for (i64 k = 0; k < rows; k += W::inputs) {
+    const Float weights = weights_part<W>(d.weights + k * d.stride, d.stride, k + 1 < rows, count);
+    for (int s = 0; s < P; ++s) {
+      const Float input = broadcast(d.x + s * d.x_stride + k / W::inputs);
+      acc[s] = W::multiply_add(input, weights, acc[s]);
+    }
   }
   for (int s = 0; s < P; ++s) store_part(d.y + s * d.y_stride, count, acc[s]);
 }
@@ -117,13 +141,17 @@ void rows_outputs(RowOperands<typename W::Stored> d, i64 left, i64 rows, Fetch f
 template <class W>
 void single_sample(RowOperands<typename W::Stored> d, i64 left, Fetch fetch) {
   using T = typename W::Stored;
-  Float x[kRows];
-  for (i64 k = 0; k < kRows; ++k) x[k] = broadcast(d.x + k);
+  constexpr i64 operands = kRows / W::inputs;
+  Float x[operands];
+  for (i64 k = 0; k < operands; ++k) x[k] = broadcast(d.x + k);
   for (; left >= kLanes; left -= kLanes) {
     fetch.bytes(kRows * kLanes * i64{sizeof(T)});
     Float acc = load(d.start ? d.start : d.y);
 #pragma GCC unroll 8
-    for (i64 k = 0; k < kRows; ++k) acc = fma(x[k], W::use(load(d.weights + k * d.stride)), acc);
+    for (i64 k = 0; k < operands; ++k) {
+      const auto* w = d.weights + k * W::inputs * d.stride;
+      acc = W::multiply_add(x[k], weights_at<W>(w, d.stride, true), acc);
+    }
     store(d.y, acc);
     d.weights += kLanes;
     d.y += kLanes;
@@ -142,7 +170,7 @@ void dense_rows(const RowOperands<typename W::Stored>& whole, i64 samples, i64 i
     const auto* ahead = whole.weights + (k + kTurnsAhead * kRows) * whole.stride;
     Fetch fetch{k + kTurnsAhead * kRows < inputs ? reinterpret_cast<const char*>(ahead) : nullptr};
     RowOperands<typename W::Stored> d = whole;
-    d.x += k;
+    d.x += k / W::inputs;
     d.weights += k * whole.stride;
     if (k > 0) d.start = nullptr;
     for (i64 left = samples; left > 0; fetch.at = nullptr) {

@@ -41,10 +41,6 @@ EVK_INLINE void for_elements(const float* x, const float* y, float* out, i64 cou
   if (left > 0) store_part(out + i, left, f(load_part(x + i, left), load_part(y + i, left)));
 }
 
-void copy_rounded(const float* x, i64 count, float* out) {
-  for_elements(x, x, out, count, [](Float a, Float) { return round_to_bf16(a); });
-}
-
 // A layer's vector as fp32, widened into `space` where it is stored as bf16; null if it has none.
 const float* vector_of(const NetworkParams& p, const Parameter& parameter, i64 slot, i64 count,
                        float* space) {
@@ -62,7 +58,8 @@ ConvWeights<T> conv_weights(const NetworkParams& p, const Step& s, i64 slot) {
                         s.bias.base ? s.bias.of<T>(slot) : nullptr,
                         affine ? s.scale.of<T>(slot) : nullptr,
                         affine ? s.shift.of<T>(slot) : nullptr,
-                        conv_depth(s),
+                        s.channels,
+                        s.kernel_height * s.kernel_width,
                         s.out_channels,
                         p.bf16};
 }
@@ -74,47 +71,65 @@ i64 pack(const NetworkParams& p, const Step& s, i64 slot, i64 first, float* pane
 
 // Calls f(panel, width, first channel) for all panels of a step.
 template <class F>
-EVK_INLINE void for_panels(const Step& s, float* panels, const F& f) {
+EVK_INLINE void for_panels(const NetworkParams& p, const Step& s, float* panels, const F& f) {
   for (i64 first = 0; first < s.out_channels;) {
     const i64 width = panel_width(s.out_channels - first);
     f(panels, width, first);
-    panels += (kPanelHead + conv_depth(s)) * width;
+    panels += (kPanelHead + conv_depth(p, s)) * width;
     first += width;
   }
 }
 
-// The image with its border of +0, rows of `pixel` floats per column.
-void pad_image(const float* x, i64 height, i64 width, i64 pixel, i64 pad_height, i64 pad_width,
-               bool round, float* out) {
-  const i64 row = width * pixel, out_row = (width + 2 * pad_width) * pixel;
+// A plane with its border of +0; write(row, to) puts the row's `width` floats there.
+template <class F>
+EVK_INLINE void pad_plane(i64 height, i64 width, i64 edge, i64 border, float* out, const F& write) {
   const auto zeros = [&](i64 count) {
     memset(out, 0, static_cast<size_t>(count) * sizeof(float));
     out += count;
   };
-  zeros(pad_height * out_row);
-  for (i64 i = 0; i < height; ++i, x += row) {
-    zeros(pad_width * pixel);
-    if (round) {
-      copy_rounded(x, row, out);
-    } else {
-      memcpy(out, x, static_cast<size_t>(row) * sizeof(float));
-    }
-    out += row;
-    zeros(pad_width * pixel);
+  zeros(edge);
+  for (i64 row = 0; row < height; ++row) {
+    zeros(border);
+    write(row, out);
+    out += width;
+    zeros(border);
   }
-  zeros(pad_height * out_row);
+  zeros(edge);
+}
+
+// The image as a convolution reads it: with its border, and as operands of bf16 if asked for.
+void pad_image(const NetworkParams& p, const Step& s, const float* x, float* out) {
+  const i64 together = p.bf16 ? kBf16Inputs : 1;
+  const i64 pixel = s.channels_first ? 1 : s.channels;  // inputs next to each other
+  const i64 out_pixel = s.channels_first ? 1 : conv_channels(p, s);
+  const i64 planes = s.channels_first ? s.channels : 1;
+  const i64 row = s.width * pixel, out_row = s.width * out_pixel, border = s.pad_width * out_pixel;
+  const i64 edge = s.pad_height * (out_row + 2 * border);
+  for (i64 plane = 0; plane < planes; plane += s.channels_first ? together : 1) {
+    const float* first = x + plane * s.height * row;
+    const float* second = plane + 1 < planes && together == 2 ? first + s.height * row : nullptr;
+    pad_plane(s.height, out_row, edge, border, out, [&](i64 i, float* to) {
+      if (!p.bf16) {
+        memcpy(to, first + i * row, static_cast<size_t>(row) * sizeof(float));
+      } else if (s.channels_first) {
+        pair_bf16(first + i * row, second ? second + i * row : nullptr, row, to);
+      } else if (pixel % together == 0) {
+        round_inputs(first + i * row, row, to);
+      } else {
+        for (i64 j = 0; j < s.width; ++j) {
+          round_inputs(first + i * row + j * pixel, pixel, to + j * out_pixel);
+        }
+      }
+    });
+    out += s.height * (out_row + 2 * border) + 2 * edge;
+  }
 }
 
 Buffer pad_images(const NetworkParams& p, const Step& s, Buffer x, i64 count, float* copies) {
   if (!s.pad_height && !s.pad_width && !p.bf16) return x;
-  const Buffer padded{copies, aligned(padded_features(s))};
-  const i64 planes = s.channels_first ? s.channels : 1, pixel = s.channels_first ? 1 : s.channels;
-  const i64 plane = positions_in(s) * pixel, out_plane = padded_features(s) / planes;
+  const Buffer padded{copies, aligned(padded_image(p, s))};
   for (i64 sample = 0; sample < count; ++sample) {
-    for (i64 i = 0; i < planes; ++i) {
-      pad_image(x.data + sample * x.stride + i * plane, s.height, s.width, pixel, s.pad_height,
-                s.pad_width, p.bf16, padded.data + sample * padded.stride + i * out_plane);
-    }
+    pad_image(p, s, x.data + sample * x.stride, padded.data + sample * padded.stride);
   }
   return padded;
 }
@@ -134,12 +149,13 @@ void run_conv(const NetworkParams& p, const Step& s, i64 slot, i64 count, Buffer
   images.channels = s.out_channels;
   images.offsets = s.offsets;
   images.places = s.places;
-  images.depth = conv_depth(s);
+  images.depth = conv_depth(p, s);
   images.affine = s.scale.base != nullptr;
   images.relu = relu;
-  for_panels(s, panels, [&](float* panel, i64 width, i64 first) {
+  for_panels(p, s, panels, [&](float* panel, i64 width, i64 first) {
     if (!ready) pack(p, s, slot, first, panel = panels);
-    conv_panel(images, panel, width, first);
+    p.bf16 ? conv_panel<Bf16>(images, panel, width, first)
+           : conv_panel<Fp32>(images, panel, width, first);
   });
   if (relu) return;
   for (i64 i = 0; i < count; ++i) {
@@ -159,10 +175,13 @@ void multiply_rows(const Parameter& weights, i64 slot, Buffer x, Buffer y, const
 
 void multiply(const NetworkParams& p, const Parameter& weights, i64 slot, Buffer x, Buffer y,
               const float* start, i64 count, i64 inputs, i64 outputs) {
-  if (p.bf16_bank) {
+  // Stored bf16 needs no rounding: it is widened like any, where operands are single floats.
+  if (p.bf16 && kBf16Inputs == 2 && p.bf16_bank) {
+    multiply_rows<AsBf16<u16>>(weights, slot, x, y, start, count, inputs, outputs);
+  } else if (p.bf16_bank) {
     multiply_rows<AsStored<u16>>(weights, slot, x, y, start, count, inputs, outputs);
   } else if (p.bf16) {
-    multiply_rows<RoundedToBf16>(weights, slot, x, y, start, count, inputs, outputs);
+    multiply_rows<AsBf16<float>>(weights, slot, x, y, start, count, inputs, outputs);
   } else {
     multiply_rows<AsStored<float>>(weights, slot, x, y, start, count, inputs, outputs);
   }
@@ -178,11 +197,11 @@ const float* start_of_sums(const NetworkParams& p, const Step& s, i64 slot, Thre
 void run_dense(const NetworkParams& p, const Step& s, i64 slot, i64 count, Buffer x, Buffer y,
                Thread& t) {
   if (p.bf16) {
-    const Buffer rounded{t.copies, aligned(s.inputs)};
+    const Buffer operands{t.copies, aligned(s.inputs)};
     for (i64 i = 0; i < count; ++i) {
-      copy_rounded(x.data + i * x.stride, s.inputs, rounded.data + i * rounded.stride);
+      round_inputs(x.data + i * x.stride, s.inputs, operands.data + i * operands.stride);
     }
-    x = rounded;
+    x = operands;
   }
   multiply(p, s.weights, slot, x, y, start_of_sums(p, s, slot, t), count, s.inputs, s.outputs);
   for (i64 i = 0; i < count; ++i) {
@@ -190,32 +209,41 @@ void run_dense(const NetworkParams& p, const Step& s, i64 slot, i64 count, Buffe
   }
 }
 
+// Floats of a sample beside its buffers.
+i64 elman_copy(const Step& s) { return aligned(s.inputs + 3 * s.out_channels); }
+
 void run_elman(const NetworkParams& p, const Step& s, i64 slot, i64 count, Buffer x, Buffer y,
                Thread& t) {
   const i64 features = s.inputs / s.length, outputs = s.out_channels;
   const float* bias = start_of_sums(p, s, slot, t);
-  const i64 stride = aligned(s.inputs + 2 * outputs);
+  // Per sample: the inputs as operands of bf16, the states before and now, and the one before as
+  // operands.
+  const i64 operands = p.bf16 ? bf16_operands(features) : features;
+  const i64 stride = elman_copy(s);
+  const auto state = [&](i64 number) {
+    return Buffer{t.copies + s.inputs + number * outputs, stride};
+  };
   for (i64 sample = 0; sample < count; ++sample) {
     float* copy = t.copies + sample * stride;
-    if (p.bf16) copy_rounded(x.data + sample * x.stride, s.inputs, copy);
-    memset(copy + s.inputs, 0, static_cast<size_t>(outputs) * sizeof(float));
+    for (i64 step = 0; p.bf16 && step < s.length; ++step) {
+      round_inputs(x.data + sample * x.stride + step * features, features, copy + step * operands);
+    }
+    memset(copy + s.inputs, 0, static_cast<size_t>(3 * outputs) * sizeof(float));
   }
   if (p.bf16) x = Buffer{t.copies, stride};
   for (i64 step = 0; step < s.length; ++step) {
-    // Both states by turns; bf16 multiplies a rounded copy of the one before.
-    const Buffer before{t.copies + s.inputs + step % 2 * outputs, stride};
-    const Buffer now{t.copies + s.inputs + (step + 1) % 2 * outputs, stride};
-    const Buffer input{x.data + step * features, x.stride};
+    const Buffer before = state(p.bf16 ? 2 : step % 2), now = state((step + 1) % 2);
+    const Buffer input{x.data + step * operands, x.stride};
     multiply(p, s.weights, slot, input, now, bias, count, features, outputs);
     multiply(p, s.recurrent, slot, before, now, nullptr, count, outputs, outputs);
     for (i64 sample = 0; sample < count; ++sample) {
-      float* state = now.data + sample * now.stride;
-      activate_in_place(state, outputs, s.activation, s.slope);
+      float* values = now.data + sample * now.stride;
+      activate_in_place(values, outputs, s.activation, s.slope);
       if (s.whole_sequence || step + 1 == s.length) {
         float* out = y.data + sample * y.stride + (s.whole_sequence ? step * outputs : 0);
-        memcpy(out, state, static_cast<size_t>(outputs) * sizeof(float));
+        memcpy(out, values, static_cast<size_t>(outputs) * sizeof(float));
       }
-      if (p.bf16) copy_rounded(state, outputs, state);
+      if (p.bf16) round_inputs(values, outputs, before.data + sample * before.stride);
     }
   }
 }

@@ -207,7 +207,7 @@ def network_forward(
     """See ``ops.network_forward``."""
     samples = out.reshape(*out.shape[:2], -1)
     values = _flat(network.input_shape, x)
-    program = _program(network, values.shape[-2])
+    program = _program(network, values.shape[-2], _operand_channels(precision))
     scale = 1.0 if x_scale is None else x_scale
     _cpu.network_forward(banks, program, values, scale, index, precision == "bf16", samples)
 
@@ -230,7 +230,7 @@ def network_loss(
     values = _flat(network.input_shape, x)
     _cpu.network_loss(
         banks,
-        _program(network, values.shape[-2]),
+        _program(network, values.shape[-2], _operand_channels(precision)),
         values,
         1.0 if x_scale is None else x_scale,
         index,
@@ -290,9 +290,15 @@ def _flat(input_shape: tuple[int, ...], x: npt.NDArray[Any]) -> npt.NDArray[Any]
 
 
 @lru_cache(maxsize=1024)
-def _program(network: Network, samples: int) -> NetworkProgram:
+def _program(network: Network, samples: int, operand_channels: int) -> NetworkProgram:
     layers, shape = network.layers, network.input_shape
-    return compile_steps(layers, shape, use_tiles(layers, shape, network.layout.size, samples))
+    tiles = use_tiles(layers, shape, network.layout.size, samples)
+    return compile_steps(layers, shape, tiles, operand_channels=operand_channels)
+
+
+def _operand_channels(precision: str) -> int:
+    """Inputs in one operand of a product: two where the processor multiplies bf16."""
+    return 2 if precision == "bf16" and _cpu.native_bf16() else 1
 
 
 def _layer_forward(
@@ -309,7 +315,7 @@ def _layer_forward(
     """One layer as a network, with weights and bias in banks of their own."""
     values = _flat(input_shape, x)
     tiles = use_tiles((layer,), input_shape, w.shape[1] * w.shape[2], values.shape[-2])
-    program = compile_steps((layer,), input_shape, tiles, bias_apart=True)
+    program = compile_steps((layer,), input_shape, tiles, True, _operand_channels(precision))
     banks = [_rows(w)] if b is None else [_rows(w), b]
     samples = out.reshape(*out.shape[:2], -1)
     scale = 1.0 if x_scale is None else x_scale

@@ -134,15 +134,20 @@ class Program:
 
 @lru_cache(maxsize=256)
 def compile_steps(
-    layers: tuple[Layer, ...], input_shape: Shape, tiles: bool, bias_apart: bool = False
+    layers: tuple[Layer, ...],
+    input_shape: Shape,
+    tiles: bool,
+    bias_apart: bool = False,
+    operand_channels: int = 1,
 ) -> Program:
     """The program of a network; ``tiles`` only where ``has_tiles`` says so.
 
-    ``bias_apart``: the bias of the one layer is a bank of its own.
+    ``bias_apart``: the bias of the one layer is a bank of its own. ``operand_channels``: how many
+    channels lie in the place of one float where convolutions read their input (2: native bf16).
     """
     if not tiles:
-        return _SampleSteps(input_shape).compile(layers, bias_apart)
-    steps, places = _tile_steps(layers, input_shape)
+        return _SampleSteps(input_shape, operand_channels).compile(layers, bias_apart)
+    steps, places = _tile_steps(layers, input_shape, operand_channels)
     outputs = math.prod(shapes_along(layers, input_shape)[-1])
     steps = _with_bias_apart(steps) if bias_apart else steps
     return _program(steps, tiles=True, places=places, outputs=outputs)
@@ -194,7 +199,7 @@ def _with_bias_apart(steps: list[Step]) -> list[Step]:
 
 
 def _tile_steps(
-    layers: tuple[Layer, ...], shape: Shape
+    layers: tuple[Layer, ...], shape: Shape, operand_channels: int
 ) -> tuple[list[Step], list[npt.NDArray[np.int32]]]:
     steps: list[Step] = []
     tables: list[npt.NDArray[np.int32]] = []
@@ -214,7 +219,7 @@ def _tile_steps(
                 steps.append(_dense(layer, step, bank))
                 bank += 1
             case Conv2d():
-                found = _conv_places(layer, shape, channels_first=True)
+                found = _conv_places(layer, shape, True, operand_channels)
                 steps.append(_conv(layer, step, bank, place, len(found[0])))
                 tables += found
                 place += sum(map(len, found))
@@ -249,7 +254,9 @@ def _dense(layer: Dense, step: Step, bank: int) -> Step:
     return replace(step, kind=DENSE, weights=(bank, 0), bias=bias)
 
 
-def _conv(layer: Conv2d, step: Step, bank: int, place: int, depth: int) -> Step:
+def _conv(layer: Conv2d, step: Step, bank: int, place: int, offsets: int) -> Step:
+    kernel_height, kernel_width, *_ = layer.geometry()
+    depth = step.image[0] * kernel_height * kernel_width
     return replace(
         _activated(step, layer.activation, layer.negative_slope),
         kind=CONV,
@@ -257,7 +264,7 @@ def _conv(layer: Conv2d, step: Step, bank: int, place: int, depth: int) -> Step:
         bias=(bank, depth * layer.outputs) if layer.bias else _NONE,
         geometry=layer.geometry(),
         offsets=place,
-        places=place + depth,
+        places=place + offsets,
     )
 
 
@@ -294,6 +301,7 @@ class _SampleSteps:
     """Writes the steps of single samples. Buffers are taken again once nobody reads them."""
 
     input_shape: Shape
+    operand_channels: int = 1
     steps: list[Step] = field(default_factory=list)
     features: list[int] = field(default_factory=list)
     free: list[int] = field(default_factory=list)
@@ -451,7 +459,9 @@ class _SampleSteps:
         return self.append(step, x, after)
 
     def conv(self, layer: Conv2d, step: Step) -> Step:
-        offsets, places = _conv_places(layer, step.image, step.channels_first)
+        offsets, places = _conv_places(
+            layer, step.image, step.channels_first, self.operand_channels
+        )
         self.places += [offsets, places]
         first = self.place_count
         self.place_count += len(offsets) + len(places)
@@ -472,13 +482,13 @@ class _SampleSteps:
 
 
 def _conv_places(
-    layer: Conv2d, image: Shape, channels_first: bool
+    layer: Conv2d, image: Shape, channels_first: bool, operand_channels: int
 ) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int32]]:
     """Offsets [C*KH*KW] of the inputs of a position, and places [H'*W'] where positions begin.
 
-    Both count floats in the padded image.
+    Both count floats in the padded image, each of which holds ``operand_channels``.
     """
-    channels, height, width = image
+    channels, height, width = -(-image[0] // operand_channels), *image[1:]
     kh, kw, sh, sw, ph, pw = layer.geometry()
     height, width = height + 2 * ph, width + 2 * pw
     out_height, out_width = pool_output(layer, *image[1:])

@@ -3,8 +3,16 @@
 #pragma once
 
 #include "core/element.h"
+#include "core/params.h"
 
 EVK_NAMESPACE_BEGIN
+
+// Whether a row whose entries have this ascending sum and this least one is a distribution.
+EVK_INLINE bool is_distribution(double sum, float least) {
+  const double excess = sum - 1.0;
+  const bool near = excess <= kRowSumTolerance && excess >= -kRowSumTolerance;  // not NaN
+  return near && !(least < 0.0f);
+}
 
 // rint(p 2^24) of a probability, at most 2^25.
 template <class F>
@@ -43,6 +51,14 @@ template <class F>
 EVK_INLINE F stepped(F p, F sum_of_terms, float samples, float learning_rate, float least) {
   const F q = p + learning_rate * (sum_of_terms / samples);
   return Element<F>::select(q > least, q, Element<F>::all(least));
+}
+
+// What is left of 1 when every entry that is there has `base`.
+template <class F>
+EVK_INLINE F left_over(F entries, F base) {
+  using E = Element<F>;
+  const F left = E::all(1.0f) - entries * base;
+  return E::select(left > 0.0f, left, E::all(0.0f));
 }
 
 // A probability: `base`, and of what is `left` of 1 a part as large as its `amount` of the row's

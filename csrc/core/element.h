@@ -7,7 +7,9 @@
 // compiled for different processors.
 #pragma once
 
-#ifndef EVK_ISA
+#if defined(__CUDACC__) || defined(EVK_SIMT)  // EVK_SIMT: the harness of tests/simt
+#define EVK_ISA cuda
+#elif !defined(EVK_ISA)
 #define EVK_ISA baseline
 #endif
 
@@ -24,6 +26,13 @@
 #define EVK_INLINE_MEMBER inline __attribute__((always_inline))
 #endif
 #define EVK_INLINE static EVK_INLINE_MEMBER
+
+#define EVK_PRAGMA(text) _Pragma(#text)
+#if defined(__CUDACC__)
+#define EVK_UNROLL(count) EVK_PRAGMA(unroll count)
+#else
+#define EVK_UNROLL(count) EVK_PRAGMA(GCC unroll count)
+#endif
 
 EVK_NAMESPACE_BEGIN
 
@@ -45,6 +54,11 @@ struct Element<float> {
 
   EVK_INLINE float all(float value) { return value; }
   EVK_INLINE u32 all_uint(u32 value) { return value; }
+#if defined(__CUDACC_RTC__)  // knows CUDA's names only
+  EVK_INLINE u32 bits(float value) { return __float_as_uint(value); }
+  EVK_INLINE float from_bits(u32 value) { return __uint_as_float(value); }
+  EVK_INLINE float sqrt(float value) { return __fsqrt_rn(value); }
+#else
   EVK_INLINE u32 bits(float value) {
     u32 result;
     __builtin_memcpy(&result, &value, 4);
@@ -55,6 +69,9 @@ struct Element<float> {
     __builtin_memcpy(&result, &value, 4);
     return result;
   }
+  // Correctly rounded (nvcc: -prec-sqrt=true).
+  EVK_INLINE float sqrt(float value) { return __builtin_sqrtf(value); }
+#endif
   EVK_INLINE float select(bool condition, float yes, float no) { return condition ? yes : no; }
   // Exact for |value| <= 2^24, which is all that the rules convert.
   EVK_INLINE float to_float(i32 value) { return static_cast<float>(value); }
@@ -62,8 +79,6 @@ struct Element<float> {
   EVK_INLINE i32 to_int(float value) { return static_cast<i32>(value); }
   EVK_INLINE i32 as_int(u32 value) { return static_cast<i32>(value); }
   EVK_INLINE u32 as_uint(i32 value) { return static_cast<u32>(value); }
-  // Correctly rounded (nvcc: -prec-sqrt=true).
-  EVK_INLINE float sqrt(float value) { return __builtin_sqrtf(value); }
 };
 
 EVK_NAMESPACE_END

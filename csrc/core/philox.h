@@ -57,9 +57,9 @@ template <int N, class W, class Keys>
 EVK_INLINE void philox(Words<W> (&c)[N], const Keys& keys) {
   const W m0 = Wide<W>::all(0xD2511F53u);
   const W m1 = Wide<W>::all(0xCD9E8D57u);
-#pragma GCC unroll 10
+  EVK_UNROLL(10)
   for (int round = 0; round < 10; ++round) {
-#pragma GCC unroll 4
+    EVK_UNROLL(4)
     for (int n = 0; n < N; ++n) {
       const W a = Wide<W>::multiply_low(c[n].x, m0);
       const W b = Wide<W>::multiply_low(c[n].z, m1);

@@ -23,6 +23,7 @@ void init_genomes(const Array& out, const Array& parts, const Array& scales, int
   const evk::InitGenomesParams p{mutable_data<float>(out),
                                  stride(out, 0),
                                  out.shape(0),
+                                 out.shape(1),
                                  list.data(),
                                  static_cast<int64_t>(list.size()),
                                  static_cast<evk::InitScheme>(scheme),

@@ -56,9 +56,7 @@ i64 first_wrong_row(const CategoricalRows& rows, const Group& g, i64 no_fault) {
     }
   }
   for (i64 r = 0; r < g.count; ++r) {
-    const double excess = sum[r] - 1.0;
-    const bool sums_to_1 = excess <= kRowSumTolerance && excess >= -kRowSumTolerance;  // not NaN
-    if (!sums_to_1 || least[r] < 0.0f) return g.first + r;
+    if (!is_distribution(sum[r], least[r])) return g.first + r;
   }
   return no_fault;
 }
@@ -162,8 +160,7 @@ void update_rows(const NesUpdateParams& p, const float* utilities, const Group& 
   Float equal[kParts], left[kParts];
   for (int i = 0; i < kParts; ++i) {
     equal[i] = one / present[i];
-    left[i] = one - present[i] * base;
-    left[i] = E::select(left[i] > 0.0f, left[i], zero);
+    left[i] = left_over<Float>(present[i], base);
   }
   for (i64 k = 0; k < p.rows.choices; ++k) {
     for (int i = 0; i < kParts; ++i) {

@@ -93,9 +93,7 @@ void normalise_units(float* weights, i64 fan_in, i64 outputs) {
 void init_genome(const InitGenomesParams& p, i64 individual) {
   const Source source{RoundKeys(key_of(p.seed)), p.first + static_cast<u32>(individual), 0};
   float* genome = p.out + individual * p.out_stride;
-  i64 genes = 0;
-  for (i64 i = 0; i < p.part_count; ++i) genes += p.parts[i].rows * p.parts[i].outputs;
-  init_genes(p.parts, p.part_count, p.scheme, source, genome, 0, genes);
+  init_genes(p.parts, p.part_count, p.scheme, source, genome, 0, p.genes);
   if (p.scheme != InitScheme::kUnitRows) return;
   for (i64 i = 0; i < p.part_count; ++i) {
     const GenePart& part = p.parts[i];
@@ -142,11 +140,7 @@ void mutate_sigma(const MutateSigmaParams& p) {
     Words<u64> c[1] = {{0, p.first + static_cast<u32>(i), p.generation, kSigma}};
     philox(c, key_of(p.seed));
     const float n = normal_pair<float>(static_cast<u32>(c[0].x), static_cast<u32>(c[0].y)).first;
-    const float sigma = p.sigma[i] * exp<float>(p.tau * n);
-    constexpr float least = 9.094947017729282e-13f;  // 2^-40
-    constexpr float most = 1024.0f;
-    const float at_least = sigma > least ? sigma : least;  // NaN too
-    p.out[i] = at_least < most ? at_least : most;
+    p.out[i] = adapted_sigma(p.sigma[i], p.tau, n);
   }
 }
 

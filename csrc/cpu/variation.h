@@ -284,36 +284,30 @@ EVK_INLINE void init_segment(const Source& source, float* out, i64 origin, i64 b
 // still to be divided by their units' lengths.
 EVK_INLINE void init_genes(const GenePart* parts, i64 part_count, InitScheme scheme,
                            const Source& source, float* out, i64 begin, i64 end) {
-  const bool normal = scheme == InitScheme::kLecunNormal || scheme == InitScheme::kUnitRows;
-  const Distribution distribution = normal ? Distribution::kNormal : Distribution::kUniform;
+  const Distribution distribution = init_distribution(scheme);
   i64 first = 0;
   for (i64 i = 0; i < part_count && first < end; ++i) {
     const GenePart& part = parts[i];
     const i64 next = first + part.rows * part.outputs;
     const i64 from = first < begin ? begin : first;
     const i64 to = next < end ? next : end;
-    const bool draws = part.content == GeneContent::kWeights ||
-                       (part.content == GeneContent::kBias && scheme == InitScheme::kTorch);
-    if (draws && from < to) {
+    if (is_drawn(part.content, scheme) && from < to) {
       init_segment(source, out, begin, from, to, part.scale, distribution);
     } else {
-      const float value = part.content == GeneContent::kOnes ? 1.0f : 0.0f;
+      const float value = value_of(part.content);
       for (i64 gene = from; gene < to; ++gene) out[gene - begin] = value;
     }
     first = next;
   }
 }
 
-// unit_rows, for `count` units next to each other: sums of squares row by row, then their roots. A
-// unit that drew only zeros keeps them.
+// unit_rows, for `count` units next to each other: sums of squares row by row, then their roots.
 EVK_INLINE void add_squares(const float* weights, i64 count, float* sums) {
   for (i64 i = 0; i < count; ++i) sums[i] = sums[i] + weights[i] * weights[i];
 }
 
 EVK_INLINE void lengths_of_sums(float* sums, i64 count) {
-  for (i64 i = 0; i < count; ++i) {
-    sums[i] = sums[i] == 0.0f ? 1.0f : Element<float>::sqrt(sums[i]);
-  }
+  for (i64 i = 0; i < count; ++i) sums[i] = unit_length(sums[i]);
 }
 
 EVK_INLINE void divide(float* weights, const float* lengths, i64 count) {

@@ -5,24 +5,37 @@ from __future__ import annotations
 import math
 import sys
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import numpy.typing as npt
 
+from evokern import _devices
+from evokern._devices import DeviceArray
 from evokern.errors import ArgumentError, BackendError, DtypeError, LayoutError, ShapeError, message
 from evokern.memory import check_fits
 
 Array = Any
-"""NumPy, torch or any array with DLPack on the host."""
+"""NumPy, torch or any array with DLPack on the host; torch or CuPy on a device."""
 
 Host = npt.NDArray[Any]
+"""An array on the host, or a DeviceArray in its stead where only the layout is looked at."""
 
 _SURELY_SMALL = 1 << 20  # elements
 
 _DTYPES: dict[npt.DTypeLike, np.dtype[Any]] = {
     element: np.dtype(element) for element in (np.float32, np.int32, np.bool_)
 }
+
+
+def to_view(name: str, value: Array) -> Host:
+    """A NumPy view of ``value``, or a DeviceArray; refuses what is no array or requires grad."""
+    if isinstance(value, DeviceArray):
+        return cast(Host, value)
+    if _devices.on_device(value):
+        _refuse_grad(name, value)
+        return cast(Host, _devices.view(name, value))
+    return to_host(name, value)
 
 
 def to_host(name: str, value: Array) -> Host:
@@ -36,10 +49,7 @@ def to_host(name: str, value: Array) -> Host:
             pass  # what is wrong is found out below
         else:
             return view
-    if getattr(value, "requires_grad", False):
-        raise ArgumentError(
-            message(name, "a tensor without grad", "requires_grad=True", f"try {name}.detach()")
-        )
+    _refuse_grad(name, value)
     if hasattr(value, "__cuda_array_interface__") or _on_device(value):
         raise BackendError(
             message(name, "an array on the host", "an array on a device", "copy it to the host")
@@ -50,6 +60,13 @@ def to_host(name: str, value: Array) -> Host:
         return np.from_dlpack(value)
     mend = f"try np.asarray({name})"
     raise DtypeError(message(name, "an array", f"{type(value).__name__}", mend))
+
+
+def _refuse_grad(name: str, value: Array) -> None:
+    if getattr(value, "requires_grad", False):
+        raise ArgumentError(
+            message(name, "a tensor without grad", "requires_grad=True", f"try {name}.detach()")
+        )
 
 
 def _is_tensor(value: Array) -> bool:
@@ -63,7 +80,9 @@ def _on_device(value: Array) -> bool:
 
 
 def like(value: Array) -> Callable[[Host], Array]:
-    """What turns a NumPy array into the kind of ``value``, sharing its memory."""
+    """What turns an op's result into the kind of ``value``, sharing its memory."""
+    if not isinstance(value, np.ndarray) and _devices.on_device(value):
+        return lambda array: cast(DeviceArray, array).owner
     if _is_tensor(value):
         from_numpy: Callable[[Host], Array] = sys.modules["torch"].from_numpy
         return from_numpy
@@ -76,12 +95,19 @@ def like(value: Array) -> Callable[[Host], Array]:
     return lambda array: array
 
 
+def expect_host(
+    name: str, value: Array, dtype: npt.DTypeLike, shape: str, ndim: int | None
+) -> Host:
+    """``expect`` for what has a number per individual, which is on the host always."""
+    return expect(name, to_host(name, value), dtype, shape, ndim)
+
+
 def expect(name: str, value: Array, dtype: npt.DTypeLike, shape: str, ndim: int | None) -> Host:
-    """``value`` as a NumPy view after checks of type, axes and layout.
+    """``value`` as a view after checks of type, axes and layout.
 
     ``shape`` is what the error shows, such as ``[P, G]``; ``ndim`` None skips the axis count.
     """
-    array = to_host(name, value)
+    array = value if isinstance(value, np.ndarray) else to_view(name, value)
     if array.dtype is _DTYPES.get(dtype) and array.ndim == ndim:
         flags = array.flags
         if flags.c_contiguous and flags.aligned:
@@ -109,7 +135,7 @@ def expect(name: str, value: Array, dtype: npt.DTypeLike, shape: str, ndim: int 
             message(
                 name,
                 f"addresses that are multiples of {array.itemsize} bytes",
-                f"address {array.ctypes.data}, strides {array.strides}",
+                f"address {address_of(array)}, strides {array.strides}",
                 f"try {name}.copy()",
             )
         )
@@ -130,16 +156,13 @@ def expect_weights(name: str, value: Array, shape: str) -> Host:
     return expect(name, value, np.uint16 if is_bits else np.float32, shape, 2)
 
 
-def _bits_of_bf16(name: str, value: Array) -> Host:
+def _bits_of_bf16(name: str, value: Array) -> Array:
     if isinstance(value, np.ndarray):
         return value.view(np.uint16)
     import torch
 
-    if value.requires_grad:
-        raise ArgumentError(
-            message(name, "a tensor without grad", "requires_grad=True", f"try {name}.detach()")
-        )
-    return to_host(name, value.view(torch.uint16))
+    _refuse_grad(name, value)
+    return value.view(torch.uint16)
 
 
 def expect_shape(name: str, array: Host, shape: str, expected: tuple[int, ...]) -> None:
@@ -164,6 +187,15 @@ def empty(shape: tuple[int, ...], dtype: npt.DTypeLike, what: str) -> Host:
     return np.empty(shape, dtype)
 
 
+def empty_beside(
+    beside: Host | None, shape: tuple[int, ...], dtype: npt.DTypeLike, what: str
+) -> Host:
+    """A new array on the device that ``beside`` is on, or on the host."""
+    if isinstance(beside, DeviceArray):
+        return cast(Host, _devices.new(beside, shape, dtype))
+    return empty(shape, dtype, what)
+
+
 def output(
     out: Array | None,
     shape: tuple[int, ...],
@@ -178,7 +210,7 @@ def output(
     The ``inputs`` must lie apart from ``out``; the one that ``in_place`` names may be ``out``.
     """
     if out is None:
-        return empty(shape, dtype, f"out {letters}")
+        return empty_beside(next(iter(inputs.values()), None), shape, dtype, f"out {letters}")
     array = expect("out", out, dtype, letters, len(shape))
     expect_shape("out", array, letters, shape)
     expect_writable(array)
@@ -190,13 +222,29 @@ def output(
 
 def expect_apart(out: Host, name: str, given: Host) -> None:
     """Raises ArgumentError where ``out`` and ``given`` have an element in common."""
-    if np.may_share_memory(out, given) and np.shares_memory(out, given):
+    if may_share_memory(out, given) and np.shares_memory(layout_of(out), layout_of(given)):
         mend = "write to another array"
         raise ArgumentError(message("out", f"memory apart from {name}", "an overlap", mend))
 
 
+def layout_of(array: Host) -> Host:
+    """An ndarray of the same address, shape and strides, not to be read for a DeviceArray."""
+    return array.layout if isinstance(array, DeviceArray) else array
+
+
+def address_of(array: Host) -> int:
+    return layout_of(array).ctypes.data
+
+
+def may_share_memory(a: Host, b: Host) -> bool:
+    """Whether the memory of two arrays overlaps, as far as their ends tell."""
+    if isinstance(a, DeviceArray) != isinstance(b, DeviceArray):
+        return False
+    return np.may_share_memory(layout_of(a), layout_of(b))
+
+
 def _same_place(a: Host, b: Host) -> bool:
-    return a.ctypes.data == b.ctypes.data and a.shape == b.shape and a.strides == b.strides
+    return address_of(a) == address_of(b) and a.shape == b.shape and a.strides == b.strides
 
 
 def expect_writable(array: Host) -> None:

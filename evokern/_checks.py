@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -14,12 +14,17 @@ from evokern import _values
 from evokern._arrays import (
     Array,
     Host,
+    address_of,
     expect,
+    expect_host,
     expect_range,
     expect_shape,
     expect_weights,
-    to_host,
+    layout_of,
+    may_share_memory,
+    to_view,
 )
+from evokern._devices import DeviceArray
 from evokern._values import one_of
 from evokern.errors import ArgumentError, BackendError, DtypeError, LayoutError, ShapeError, message
 from evokern.layers import MAX_INPUTS, MAX_WIDTH
@@ -53,7 +58,7 @@ def layout_for_rows(layout: GenomeLayout | None, genes: int) -> GenomeLayout:
 def arithmetic_weights(weights: Array | None, shape: tuple[int, ...]) -> Host:
     if weights is None:
         return np.full(shape, np.float32(1) / np.float32(shape[0]), np.float32)
-    shares = expect("weights", weights, np.float32, "[R, S]", 2)
+    shares = expect_host("weights", weights, np.float32, "[R, S]", 2)
     expect_shape("weights", shares, "[R, S]", shape)
     sums = shares.astype(np.float64).sum(axis=0)
     if not ((shares >= 0).all() and (abs(sums - 1) <= 1e-6).all()):
@@ -72,9 +77,9 @@ def arithmetic_weights(weights: Array | None, shape: tuple[int, ...]) -> Host:
 def rows_of_out(out_rows: Array, out: Array | None, slots: int) -> Host:
     if out is None:
         raise ArgumentError(message("out", "an array [Q, G] with out_rows", "None"))
-    rows = expect("out_rows", out_rows, np.int32, "[S]", 1)
+    rows = expect_host("out_rows", out_rows, np.int32, "[S]", 1)
     expect_shape("out_rows", rows, "[S]", (slots,))
-    expect_range("out_rows", rows, 0, len(to_host("out", out)) - 1, "rows of out")
+    expect_range("out_rows", rows, 0, len(to_view("out", out)) - 1, "rows of out")
     if len(np.unique(rows)) != slots:
         raise ArgumentError(message("out_rows", "distinct rows", "a row named twice"))
     return rows
@@ -82,10 +87,10 @@ def rows_of_out(out_rows: Array, out: Array | None, slots: int) -> Host:
 
 def expect_apart(out: Host, genomes: Host, parents: Host, rows: Host | None) -> None:
     """Refuses an ``out`` whose written rows hold a parent of this call."""
-    if not np.may_share_memory(out, genomes):
+    if not may_share_memory(out, genomes):
         return
     same_rows = (
-        out.ctypes.data == genomes.ctypes.data
+        address_of(out) == address_of(genomes)
         and out.strides[0] == genomes.strides[0]
         and out.shape[1] == genomes.shape[1]
     )
@@ -95,7 +100,7 @@ def expect_apart(out: Host, genomes: Host, parents: Host, rows: Host | None) -> 
             return
         got = f"row {clash[0]}, a parent of this call"
         raise ArgumentError(message("out_rows", "rows of out that are no parents", got))
-    if np.shares_memory(out, genomes):
+    if np.shares_memory(layout_of(out), layout_of(genomes)):
         mend = "write to another array, or pass out_rows without parents"
         raise ArgumentError(message("out", "memory apart from genomes", "an overlap", mend))
 
@@ -137,7 +142,7 @@ def square_kernel(rows: int, channels: int) -> int:
 def slots_of(index: Array | None, population: int) -> Host:
     if index is None:
         return np.arange(population, dtype=np.int32)
-    slots = expect("index", index, np.int32, f"[S] with entries < P={population}", 1)
+    slots = expect_host("index", index, np.int32, f"[S] with entries < P={population}", 1)
     expect_range("index", slots, 0, population - 1, "individuals")
     return slots
 
@@ -240,7 +245,7 @@ def _banks(
 
 def _layer_index(index: Array, heights: list[int]) -> Host:
     layers = len(heights)
-    rows = expect("index", index, np.int32, f"[S] or [layers={layers}, S]", 2)
+    rows = expect_host("index", index, np.int32, f"[S] or [layers={layers}, S]", 2)
     expect_shape("index", rows, "[layers, S]", (layers, rows.shape[1]))
     for number, height in enumerate(heights):
         expect_range(f"index[{number}]", rows[number], 0, height - 1, f"rows of bank {number}")
@@ -249,18 +254,19 @@ def _layer_index(index: Array, heights: list[int]) -> Host:
 
 def inputs_of(x: Array, shape: str, x_scale: float | None) -> Host:
     """x as float32, or as uint8 with the scale that it needs."""
-    if to_host("x", x).dtype != np.uint8:
+    values = to_view("x", x)
+    if values.dtype != np.uint8:
         if x_scale is not None:
-            got = f"x_scale={x_scale!r} for {to_host('x', x).dtype}"
+            got = f"x_scale={x_scale!r} for {values.dtype}"
             raise ArgumentError(message("x_scale", "None unless x is uint8", got))
-        return expect("x", x, np.float32, shape, None)
+        return expect("x", values, np.float32, shape, None)
     if x_scale is None:
         mend = "pass x_scale, such as 1/255"
         raise ArgumentError(message("x_scale", "a number for x of uint8", "None", mend))
     _values.number("x_scale", x_scale)
     if not abs(x_scale) < 2.0**128:
         raise ArgumentError(message("x_scale", "a number that float32 can hold", repr(x_scale)))
-    return expect("x", x, np.uint8, shape, None)
+    return expect("x", values, np.uint8, shape, None)
 
 
 def merged(name: str, array: Host, axis: int) -> Host:
@@ -280,7 +286,7 @@ def merged(name: str, array: Host, axis: int) -> Host:
 
 
 def class_counts(classes: Array, slots: int, outputs: int) -> Host:
-    counts = expect("classes", classes, np.int32, "[S]", 1)
+    counts = expect_host("classes", classes, np.int32, "[S]", 1)
     expect_shape("classes", counts, "[S]", (slots,))
     expect_range("classes", counts, 1, outputs, "outputs of the network")
     return counts
@@ -296,7 +302,9 @@ def expect_either(name: str, array: Host, shape: tuple[int, ...], slots: int) ->
 def labels_of(
     y: Array, batch: int, outputs: int, classes: Host | None, slots: int
 ) -> npt.NDArray[Any]:
-    labels = to_host("y", y)
+    labels = to_view("y", y)
+    if isinstance(labels, DeviceArray):
+        return _labels_on_device(labels, batch, slots)
     if labels.dtype.kind not in "iu":
         mend = "try y.astype(np.int64)"
         raise DtypeError(message("y", "integer labels [B] or [S, B]", str(labels.dtype), mend))
@@ -314,10 +322,30 @@ def labels_of(
     return labels
 
 
+def _labels_on_device(labels: DeviceArray, batch: int, slots: int) -> Host:
+    """They are not looked at: that would wait for the device."""
+    expected = expect("y", cast(Host, labels), np.int64, "[B] or [S, B]", None)
+    expect_either("y", expected, (batch,), slots)
+    return merged("y", expected, expected.ndim - 1)
+
+
 def images_of(name: str, array: Host) -> Host:
     """A view [N, C, H, W]; LayoutError where the leading axes are not one run of images."""
-    view = array.reshape(-1, *array.shape[-3:]) if array.ndim != 4 else array
-    if view.size and not np.may_share_memory(view, array):
-        mend = f"try np.ascontiguousarray({name})"
-        raise LayoutError(message(name, "images that follow each other", "gaps", mend))
+    return array if array.ndim == 4 else _in_order(name, array, 3, "images")
+
+
+def rows_in_order(name: str, array: Host) -> Host:
+    """A view [N, C]; LayoutError where the leading axes are not one run of rows."""
+    return array if array.ndim == 2 else _in_order(name, array, 1, "rows")
+
+
+def _in_order(name: str, array: Host, axes: int, what: str) -> Host:
+    shape = (-1, *array.shape[array.ndim - axes :])
+    try:
+        view: Host | None = array.reshape(*shape)
+    except ValueError:  # a DeviceArray never copies
+        view = None
+    if view is None or (view.size and not may_share_memory(view, array)):
+        mend = f"try a contiguous {name}"
+        raise LayoutError(message(name, f"{what} that follow each other", "gaps", mend))
     return view

@@ -19,6 +19,8 @@ logger = logging.getLogger(__name__)
 
 Promise = Literal["bits", "close"]
 BACKENDS = ("reference", "cpu", "cuda", "triton")
+ON_DEVICE = ("cuda", "triton")
+"""Back ends whose arrays are on a device."""
 
 MISSING = {
     "cuda": "not built: this version holds no CUDA kernels",
@@ -70,14 +72,19 @@ def reason_missing(op: str, backend: str) -> str:
 
 
 @cache
+def automatic(op: str, on_device: bool) -> str:
+    """The back end of ``auto``: for arrays on the host the CPU kernels, on a device CUDA's."""
+    backend = "cuda" if on_device else "cpu"
+    logger.info("%s: backend auto is %s", op, backend)
+    return backend
+
+
+@cache
 def resolve(op: str, backend: str) -> Callable[..., Any]:
-    """The function that computes ``op``; ``auto`` is the CPU kernels for arrays on the host.
+    """The function that computes ``op``.
 
     Raises BackendError when the back end is unknown or has no such op.
     """
-    if backend == "auto":
-        logger.info("%s: backend auto is cpu", op)
-        backend = "cpu"
     if backend not in BACKENDS:
         raise BackendError(message("backend", f"auto or one of {list(BACKENDS)}", repr(backend)))
     reason = reason_missing(op, backend)

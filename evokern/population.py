@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import numpy.typing as npt
 
+from evokern import _devices
 from evokern.lineage import Lineages
 from evokern.memory import check_fits
 
@@ -17,12 +18,16 @@ _ROW_GENES = 32  # rows start at multiples of 128 bytes: full cache lines, full 
 _BASE_BYTES = 128
 
 
-def allocate_genomes(n: int, genes: int) -> F32:
+def allocate_genomes(n: int, genes: int, device: str = "cpu") -> F32:
     """Uninitialised float32 [n, G] with 128-byte aligned rows (a view of a wider array).
 
+    On ``device`` ``cuda`` (``cuda:1``, ...) it is an array of torch, or of CuPy without torch.
     Raises MemoryLimitError (GB asked, GB there, how many would fit) when memory lacks.
     """
     stride = -(-genes // _ROW_GENES) * _ROW_GENES
+    if device != "cpu":
+        wide: F32 = _devices.allocate(device, (n, stride), np.float32)
+        return wide[:, :genes]
     check_fits(n * stride * 4, f"a population of {n} x {genes} genes", rows=n)
     raw = np.empty(n * stride * 4 + _BASE_BYTES, np.uint8)
     start = -raw.ctypes.data % _BASE_BYTES

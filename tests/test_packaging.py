@@ -21,9 +21,9 @@ CSRC = ROOT / "csrc"
 LAYERS = [
     "_version errors _values memory layout layers network lineage _program rules files interop"
     " torch_modules _torch_layers _from_module _onnx_graph",
-    "_cpu backends",
+    "_cpu _cuda backends",
     "_table",
-    "_arrays _checks",
+    "_devices _arrays _dispatch _checks",
     "ops",
     "population selection schedules nes ensemble checkpoint metrics comparison"
     " plots progress tensorboard",

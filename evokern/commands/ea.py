@@ -60,13 +60,19 @@ class EACommand:
     """Folder of the run; default runs/DATASET-PRESET, with a number where that holds another."""
     threads: int | None = None
     """Threads of the kernels; default all."""
+    device: str = "cpu"
+    """Where populations and data are: cpu, cuda, cuda:1, ... The results are the same bits."""
 
 
 def main(arguments: Sequence[str]) -> int:
     """Runs the command."""
     command = _parse(arguments)
     problem = problem_of(
-        command.dataset, command.problem, seed=command.ea.seed, threads=command.threads
+        command.dataset,
+        command.problem,
+        seed=command.ea.seed,
+        threads=command.threads,
+        device=command.device,
     )
     settings = settings_of(problem, command.ea, command.run)
     report = Report(command.run_dir, f"{command.dataset}-{command.preset}", settings)

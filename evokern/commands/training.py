@@ -16,14 +16,19 @@ from evokern.problems.classification import Classification, ClassificationConfig
 
 
 def problem_of(
-    name: str, config: ClassificationConfig, *, seed: int, threads: int | None
+    name: str,
+    config: ClassificationConfig,
+    *,
+    seed: int,
+    threads: int | None,
+    device: str = "cpu",
 ) -> Classification:
-    """The data set ``name`` with the thesis' network for its images."""
+    """The data set ``name`` with the thesis' network for its images, on ``device``."""
     if threads is not None:
         set_threads(threads)
     dataset = datasets.load(name)
     network = thesis_network(dataset.image_shape, dataset.classes)
-    return Classification(dataset, network, config, seed=seed)
+    return Classification(dataset, network, config, seed=seed, device=device)
 
 
 class Report:

@@ -124,18 +124,21 @@ def survive(
     return evaluated.take(np.concatenate([np.arange(elites, dtype=np.int32), elites + best]))
 
 
-def first_generation(problem: Problem, config: EAConfig) -> Population:
+def first_generation(problem: Problem, config: EAConfig, device: str = "cpu") -> Population:
     """Random genomes, evaluated on the batch of generation 0 unless ``evaluate_first`` is off."""
-    population = initial_population(problem.layout, config)
+    population = initial_population(problem.layout, config, device)
     if not config.evaluate_first:
         return population
     fitness = problem.evaluate(population.genomes, population.rows, 0)
     return replace(population, fitness=checked_fitness(fitness, len(population), 0))
 
 
-def initial_population(layout: GenomeLayout, config: EAConfig) -> Population:
-    """Random genomes that nobody has evaluated: their fitness is UNEVALUATED_FITNESS."""
-    genomes = allocate_genomes(config.bank_rows, layout.size)
+def initial_population(layout: GenomeLayout, config: EAConfig, device: str = "cpu") -> Population:
+    """Random genomes on ``device`` that nobody has evaluated: their fitness is UNEVALUATED_FITNESS.
+
+    All else is on the host: it has one number per individual.
+    """
+    genomes = allocate_genomes(config.bank_rows, layout.size, device)
     n = config.population
     ops.init_genomes(layout, n, seed=config.seed, scheme=config.init, out=genomes[:n])
     return Population(
@@ -156,14 +159,14 @@ class EA:
     parents.
     """
 
-    def __init__(self, layout: GenomeLayout, config: EAConfig) -> None:
+    def __init__(self, layout: GenomeLayout, config: EAConfig, device: str = "cpu") -> None:
         if not isinstance(layout, GenomeLayout):
             mend = "try network.layout"
             raise DtypeError(message("layout", "a GenomeLayout", type(layout).__name__, mend))
         self.layout = layout
         self.config = config
         self.generation = 0 if config.evaluate_first else 1
-        self.population = initial_population(layout, config)
+        self.population = initial_population(layout, config, device)
         self._asked: Population | None = None
 
     def ask(self) -> F32:

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from evokern import _devices
 from evokern._values import integer
 from evokern.checkpoint import (
     Checkpoint,
@@ -103,7 +104,7 @@ def train(
             return result
         population = run.restore(partial(read_population, problem=problem, config=config))
         if population is None:
-            population = first_generation(problem, config)
+            population = first_generation(problem, config, problem.device)
         for generation in run.steps():
             population = next_generation(population, problem, config, generation)
             if run.logs:
@@ -132,7 +133,7 @@ def settings_of(problem: Classification, config: EAConfig, options: RunConfig) -
 def state_of(population: Population) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Tensors and facts of a checkpoint: the population without padding, in slot order."""
     tensors: dict[str, Tensor] = {
-        "genomes": Rows(population.genomes, population.rows),
+        "genomes": Rows(_devices.to_host(population.genomes), population.rows),
         "fitness": population.fitness,
         "sigma": population.sigma,
     }
@@ -149,11 +150,15 @@ def read_population(
     """The population of a checkpoint. Raises CheckpointError when it is of another kind."""
     n = config.population
     bank = allocate_genomes(config.bank_rows, problem.layout.size)
+    genomes = bank[:n]
     fitness, sigma = np.empty(n, np.float32), np.empty(n, np.float32)
-    for name, array in (("genomes", bank[:n]), ("fitness", fitness), ("sigma", sigma)):
+    for name, array in (("genomes", genomes), ("fitness", fitness), ("sigma", sigma)):
         read_rows(checkpoint, name, array)
     rows = np.arange(n, dtype=np.int32)
     lineages = read_lineages(checkpoint, n) if config.lineages else None
+    if problem.device != "cpu":
+        bank = allocate_genomes(config.bank_rows, problem.layout.size, problem.device)
+        _devices.write(bank[:n], genomes)
     return Population(bank, rows, fitness, sigma, lineages)
 
 
@@ -196,7 +201,7 @@ def measure(problem: Classification, population: Population, generation: int) ->
     best = int(rank(fitness)[0])
     genome = population.genome(best)[None]
     samples = problem.batch_of(generation)
-    batch = Part(problem.train.x[samples], problem.train.y[samples])
+    batch = problem.train.take(samples)
     usable = fitness[np.isfinite(fitness)]
     return {
         "generation": generation,
@@ -270,7 +275,7 @@ def best_by(
 ) -> tuple[F32, npt.NDArray[Any]]:
     """As ``best_by_holdout``, by any score [n] of genomes [n, G] on a part; higher is better."""
     order = rank(population.fitness)[:finalists]
-    genomes = distinct(population.genomes, population.rows[order])
+    genomes = distinct(_devices.to_host(population.genomes), population.rows[order])
     scores = score(genomes, part)
     best = np.argsort(-scores, kind="stable")[:count]
     return genomes[best], scores[best]
@@ -278,7 +283,8 @@ def best_by(
 
 def ensemble_accuracy(problem: Classification, genomes: F32, part: Part) -> float:
     """Share of right predictions of the mean logits of genomes [n, G]."""
-    right = predictions(mean_logits(problem.logits(genomes, part))[None])[0] == part.y
+    logits = mean_logits(problem.logits(genomes, part))
+    right = predictions(logits[None])[0] == _devices.to_host(part.y)
     return float(right.mean())
 
 

@@ -10,10 +10,12 @@ from __future__ import annotations
 from typing import NoReturn
 
 import numpy as np
+import numpy.typing as npt
 
 from evokern import _arrays
 from evokern._arrays import Array, Host, expect, expect_shape, like, output
-from evokern._table import resolve
+from evokern._devices import DeviceArray
+from evokern._dispatch import choose
 from evokern._values import finite, integer
 from evokern.errors import ArgumentError, ShapeError, message
 
@@ -54,13 +56,15 @@ def nes_sample(
     table, absent = _distributions(probabilities, mask)
     shape = (samples, len(table))
     target = None if out is None else output(out, shape, "[S, N]", dtype=np.int32)
-    result = _arrays.empty(shape, np.int32, "out [S, N]")
-    fault = resolve("nes_sample", backend)(table, mask=absent, seed=seed, step=step, out=result)
+    result = _result(target, table, shape, np.int32, "out [S, N]")
+    compute = choose("nes_sample", backend, probabilities=table, mask=absent, out=target)
+    fault = compute(table, mask=absent, seed=seed, step=step, out=result)
     if fault >= 0:
         _refuse_row(table, absent, fault)
     if target is None:
         return result if probabilities is table else like(probabilities)(result)
-    target[...] = result
+    if result is not target:
+        target[...] = result
     return out
 
 
@@ -114,8 +118,10 @@ def nes_update(
     if min_probability * table.shape[1] > 1:
         _check_minimum(min_probability, table, absent)
     target = None if out is None else output(out, table.shape, "[N, K]")
-    result = _arrays.empty(table.shape, np.float32, "out [N, K]")
-    fault = resolve("nes_update", backend)(
+    result = _result(target, table, table.shape, np.float32, "out [N, K]")
+    inputs = {"probabilities": table, "assignments": chosen, "losses": loss}
+    compute = choose("nes_update", backend, **inputs, mask=absent, out=target)
+    fault = compute(
         table,
         chosen,
         loss,
@@ -131,8 +137,22 @@ def nes_update(
         _refuse_assignment(chosen, table, absent)
     if target is None:
         return result if probabilities is table else like(probabilities)(result)
-    target[...] = result
+    if result is not target:
+        target[...] = result
     return out
+
+
+def _result(
+    target: Host | None,
+    table: Host,
+    shape: tuple[int, ...],
+    dtype: npt.DTypeLike,
+    what: str,
+) -> Host:
+    """Where a kernel writes: on the host an array of its own, so that ``out`` outlives an error."""
+    if isinstance(target, DeviceArray):
+        return target
+    return _arrays.empty_beside(table, shape, dtype, what)
 
 
 def _distributions(probabilities: Array, mask: Array | None) -> tuple[Host, Host | None]:
@@ -163,6 +183,9 @@ def _check_minimum(min_probability: float, table: Host, absent: Host | None) -> 
 
 
 def _refuse_row(table: Host, absent: Host | None, row: int) -> NoReturn:
+    if isinstance(table, DeviceArray):
+        wanted = "finite numbers >= 0, rows that sum to 1 within 0.001 and have an entry"
+        raise ArgumentError(message("probabilities", wanted, f"row {row} on the device"))
     present = np.ones(table.shape[1], np.bool_) if absent is None else ~absent[row]
     if not present.any():
         raise ArgumentError(message("mask", "an entry in every row", f"none in row {row}"))
@@ -184,6 +207,9 @@ def _refuse_row(table: Host, absent: Host | None, row: int) -> NoReturn:
 
 
 def _refuse_assignment(chosen: Host, table: Host, absent: Host | None) -> NoReturn:
+    if isinstance(chosen, DeviceArray):
+        wanted = f"entries in [0, {table.shape[1] - 1}] that are not masked"
+        raise ArgumentError(message("assignments", wanted, "others, on the device"))
     rows, choices = table.shape
     wrong = (chosen < 0) | (chosen >= choices)
     what = f"entries in [0, {choices - 1}]"

@@ -6,8 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from evokern import _arrays
-from evokern._arrays import Array, expect, like, output
+from evokern._arrays import Array, empty_beside, expect, like, output
 from evokern._checks import (
     check_precision,
     class_counts,
@@ -16,7 +15,7 @@ from evokern._checks import (
     labels_of,
     merged,
 )
-from evokern._table import resolve
+from evokern._dispatch import choose
 from evokern._values import one_of
 from evokern.errors import ShapeError, message
 from evokern.network import Network
@@ -57,7 +56,7 @@ def network_forward(
     inputs: dict[str, Any] = {f"genomes[{number}]": bank for number, bank in enumerate(given.banks)}
     target = output(out, shape, "[S, B, *output_shape]", x=given.x, **inputs)
     merged("out", target, 2)
-    compute = resolve("network_forward", backend)
+    compute = choose("network_forward", backend, out=target, x=given.x, **inputs)
     if target.size:
         compute(
             given.banks,
@@ -107,9 +106,11 @@ def network_loss(
         expect_either("y", targets, (batch, outputs), slots)
     else:
         targets = labels_of(y, batch, outputs, counts, slots)
-    losses = _arrays.empty((slots,), np.float32, "loss [S]")
-    correct = _arrays.empty((slots,), np.int32, "correct [S]")
-    compute = resolve("network_loss", backend)
+    inputs: dict[str, Any] = {f"genomes[{number}]": bank for number, bank in enumerate(given.banks)}
+    inputs |= {"x": given.x, "y": targets}
+    losses = empty_beside(given.x, (slots,), np.float32, "loss [S]")
+    correct = empty_beside(given.x, (slots,), np.int32, "correct [S]")
+    compute = choose("network_loss", backend, **inputs)
     if slots:
         compute(
             given.banks,

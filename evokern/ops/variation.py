@@ -7,11 +7,12 @@ import numpy as np
 from evokern._arrays import (
     Array,
     expect,
+    expect_host,
     expect_range,
     expect_shape,
     like,
     output,
-    to_host,
+    to_view,
 )
 from evokern._checks import (
     arithmetic_weights,
@@ -20,8 +21,8 @@ from evokern._checks import (
     layout_for_rows,
     rows_of_out,
 )
+from evokern._dispatch import choose
 from evokern._program import compile_program
-from evokern._table import resolve
 from evokern._values import finite, integer, non_negative, one_of, random_place, share
 from evokern.errors import DtypeError, ShapeError, message
 from evokern.layout import GenomeLayout
@@ -69,7 +70,7 @@ def init_genomes(
     if out is None:
         check_fits(n * layout.size * 4, "out [n, G]", rows=n)
     target = output(out, (n, layout.size), "[n, G]")
-    compute = resolve("init_genomes", backend)
+    compute = choose("init_genomes", backend, out=target)
     if target.size:
         compute(layout, seed=seed, scheme=scheme, first=first, out=target)
     return out if out is not None else target
@@ -125,12 +126,12 @@ def crossover_mutate(
     rate, mutation_rate = share("rate", rate), share("mutation_rate", mutation_rate)
     random_place(seed, generation, first)
     pool = expect("genomes", genomes, np.float32, "[P, G]", 2)
-    chosen = expect("parents", parents, np.int32, f"[R, S] with entries < P={len(pool)}", 2)
+    chosen = expect_host("parents", parents, np.int32, f"[R, S] with entries < P={len(pool)}", 2)
     if len(chosen) < 1:
         raise ShapeError(message("parents", "int32 [R, S] with R >= 1", f"{list(chosen.shape)}"))
     slots, genes = chosen.shape[1], pool.shape[1]
     expect_range("parents", chosen, 0, len(pool) - 1, "rows of genomes")
-    strength = expect("sigma", sigma, np.float32, "[S]", 1)
+    strength = expect_host("sigma", sigma, np.float32, "[S]", 1)
     expect_shape("sigma", strength, "[S]", (slots,))
     non_negative("sigma", strength)
     if kind == "rows":
@@ -139,13 +140,13 @@ def crossover_mutate(
     rows = None if out_rows is None else rows_of_out(out_rows, out, slots)
     if out is None:
         check_fits(slots * genes * 4, "out [S, G]", rows=slots)
-        target = output(None, (slots, genes), "[S, G]")
+        target = output(None, (slots, genes), "[S, G]", genomes=pool)
     else:
         letters = "[S, G]" if rows is None else "[Q, G]"
-        height = slots if rows is None else len(to_host("out", out))
+        height = slots if rows is None else len(to_view("out", out))
         target = output(out, (height, genes), letters)
         expect_apart(target, pool, chosen, rows)
-    compute = resolve("crossover_mutate", backend)
+    compute = choose("crossover_mutate", backend, genomes=pool, out=target)
     if slots and genes:
         compute(
             pool,
@@ -192,7 +193,7 @@ def mutate_sigma(
     strength = expect("sigma", sigma, np.float32, "[S]", 1)
     non_negative("sigma", strength)
     target = output(out, strength.shape, "[S]", in_place="sigma", sigma=strength)
-    compute = resolve("mutate_sigma", backend)
+    compute = choose("mutate_sigma", backend, sigma=strength, out=target)
     if target.size:
         compute(strength, tau=tau, seed=seed, generation=generation, first=first, out=target)
     return out if out is not None else like(sigma)(target)
@@ -222,7 +223,7 @@ def replay(
     if out is None:
         check_fits(len(lineages) * layout.size * 4, "out [S, G]", rows=len(lineages))
     target = output(out, (len(lineages), layout.size), "[S, G]")
-    compute = resolve("replay", backend)
+    compute = choose("replay", backend, out=target)
     if target.size:
         compute(compile_program(lineages), layout, out=target)
     return out if out is not None else target

@@ -15,7 +15,7 @@ from typing import Any, Literal, get_args
 import numpy as np
 import numpy.typing as npt
 
-from evokern import ops
+from evokern import _devices, ops
 from evokern._values import integer, one_of
 from evokern.backends.reference.random import counter_permutation
 from evokern.errors import ArgumentError, EvokernError, ObjectiveError, ShapeError, message
@@ -61,6 +61,10 @@ class Part:
     x: F32
     y: I64
 
+    def take(self, samples: I64) -> Part:
+        """Some samples, where the part is."""
+        return Part(_devices.take(self.x, samples), _devices.take(self.y, samples))
+
 
 @dataclass(frozen=True)
 class ClassificationConfig:
@@ -103,6 +107,8 @@ class Classification:
             fitness [S], higher is better.
         phenotype: stands in for the config's: genome [G] -> weights float32 of the network.
         layout: of the genotype, where the phenotype is indirect and its size another.
+        device: where the samples are and genomes must be: ``cpu``, ``cuda``, ``cuda:1``, ... Off
+            the host, genes are weights and the objective is a loss or accuracy of the kernels.
     """
 
     def __init__(
@@ -115,6 +121,7 @@ class Classification:
         objective: LogitsObjective | None = None,
         phenotype: Phenotype | None = None,
         layout: GenomeLayout | None = None,
+        device: str = "cpu",
     ) -> None:
         if network.input_shape != dataset.image_shape:
             wanted = f"the images {list(dataset.image_shape)} of {dataset.name} as its input"
@@ -128,6 +135,7 @@ class Classification:
         self.network = network
         self.layout = layout or network.layout
         self.config = config
+        self.device = device
         self.seed = integer("seed", seed, 0, 2**64 - 1)
         self.mean = mean_image(dataset.train_images[train])
         self.train = self._part(dataset.train_images[train], dataset.train_labels[train])
@@ -139,6 +147,9 @@ class Classification:
         if phenotype is None and self.layout.size != network.layout.size:
             wanted = f"None or the network's {network.layout.size} genes without a phenotype"
             raise ArgumentError(message("layout", wanted, f"{self.layout.size} genes"))
+        if device != "cpu" and not (self._objective is None and self._phenotype is None):
+            wanted = "cpu for objectives and phenotypes that are computed on the host"
+            raise ArgumentError(message("device", wanted, device))
         self.data_sha256 = _digest(dataset)
         self._epoch = -1
         self._order: I64 = np.zeros(0, np.int64)
@@ -153,7 +164,7 @@ class Classification:
     def evaluate(self, genomes: F32, rows: I32, generation: int) -> F32:
         """Fitness float32 [S] of individuals in ``rows`` of a bank, on the generation's batch."""
         samples = self.batch_of(generation)
-        return self.fitness(genomes, rows, Part(self.train.x[samples], self.train.y[samples]))
+        return self.fitness(genomes, rows, self.train.take(samples))
 
     def fitness(self, genomes: F32, rows: I32, part: Part) -> F32:
         """The objective float32 [S] on a part. Raises ObjectiveError naming who failed."""
@@ -198,7 +209,7 @@ class Classification:
     def _weights(self, genomes: F32, rows: I32, part: Part) -> Iterator[tuple[slice, F32, I32]]:
         """(slots, bank of weights, index into it): all at once where nothing stands between."""
         if self._phenotype is None and self._objective is None:
-            yield slice(0, len(rows)), genomes, rows
+            yield slice(0, len(rows)), _devices.moved(self.device, genomes), rows
             return
         outputs = int(np.prod(self.network.output_shape))
         row_bytes = 4 * max(len(part.y) * outputs, self.network.layout.size)
@@ -242,32 +253,40 @@ class Classification:
             bank,
             self.network,
             part.x,
-            _one_hot(part.y, self.network.output_shape[0]) if mse else part.y,
+            self._targets(part.y) if mse else part.y,
             index=index,
             loss="mse" if mse else "cross_entropy",
             precision=self.config.precision,
         )
-        return -np.asarray(loss)
+        return -_devices.to_host(loss)
+
+    def _targets(self, labels: I64) -> F32:
+        """One-hot float32 [B, C], where the labels are."""
+        classes = np.arange(self.network.output_shape[0])
+        hot = np.asarray(_devices.to_host(labels)[:, None] == classes, np.float32)
+        targets: F32 = _devices.from_host(self.device, hot)
+        return targets
 
     def _correct(self, bank: F32, index: I32, part: Part) -> I64:
         """Right predictions int64 [S]."""
         if self.network.output_shape[0] == 1:
-            right = predictions(self._logits(bank, index, part)) == part.y
+            right = predictions(self._logits(bank, index, part)) == _devices.to_host(part.y)
             return np.asarray(right.sum(axis=1))
         _, correct = ops.network_loss(
             bank, self.network, part.x, part.y, index=index, precision=self.config.precision
         )
-        return np.asarray(correct, np.int64)
+        return _devices.to_host(correct).astype(np.int64)
 
     def _logits(self, bank: F32, index: I32, part: Part) -> F32:
-        return np.asarray(
+        return _devices.to_host(
             ops.network_forward(
                 bank, self.network, part.x, index=index, precision=self.config.precision
             )
         )
 
     def _part(self, images: npt.NDArray[np.uint8], labels: Labels) -> Part:
-        return Part(normalise(images, self.mean), labels.astype(np.int64))
+        x, y = normalise(images, self.mean), labels.astype(np.int64)
+        return Part(_devices.from_host(self.device, x), _devices.from_host(self.device, y))
 
     def _epoch_order(self, epoch: int) -> I64:
         if epoch != self._epoch:
@@ -347,10 +366,6 @@ def _digest(dataset: Dataset) -> str:
     ):
         digest.update(np.ascontiguousarray(array).data)
     return digest.hexdigest()
-
-
-def _one_hot(labels: I64, classes: int) -> F32:
-    return np.asarray(labels[:, None] == np.arange(classes), np.float32)
 
 
 def _numbers(n: int) -> I32:

@@ -1,0 +1,61 @@
+"""Which function computes an op: by the table, and by where the arrays are."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from evokern._arrays import Host
+from evokern._devices import DeviceArray
+from evokern._table import ON_DEVICE, automatic, resolve
+from evokern.backends.cuda.device import Device, use_device
+from evokern.errors import BackendError, message
+
+
+def choose(op: str, backend: str, **arrays: Host | None) -> Callable[..., Any]:
+    """The function of ``op`` for these arrays; ``auto`` follows from where they are.
+
+    Raises BackendError for a back end that is unknown or lacks the op, and for arrays that are
+    not all where it works.
+    """
+    device = None
+    for array in arrays.values():
+        if isinstance(array, DeviceArray):
+            device = _common_device(arrays)
+            break
+    name = automatic(op, device is not None) if backend == "auto" else backend
+    function = resolve(op, name)
+    if (name in ON_DEVICE) != (device is not None):
+        first = next(iter(arrays))
+        where = ("the host", "a device") if device is None else ("a device", "the host")
+        mend = "copy it there, or choose another backend"
+        raise BackendError(
+            message(first, f"an array on {where[1]} for backend={name!r}", f"on {where[0]}", mend)
+        )
+    return function if device is None else _there(device, function)
+
+
+def _common_device(arrays: dict[str, Host | None]) -> Device:
+    """The device that all of them are on."""
+    first, chosen = "", None
+    for name, array in arrays.items():
+        if isinstance(array, DeviceArray) and chosen is None:
+            first, chosen = name, array.device
+    assert chosen
+    for name, array in arrays.items():
+        if isinstance(array, DeviceArray):
+            if array.device.number != chosen.number:
+                wanted = f"an array on device {chosen.number}, as {first}"
+                raise BackendError(message(name, wanted, f"on device {array.device.number}"))
+        elif array is not None:
+            wanted = f"an array on a device, as {first}"
+            raise BackendError(message(name, wanted, "on the host", f"copy {name} to the device"))
+    return chosen
+
+
+def _there(device: Device, function: Callable[..., Any]) -> Callable[..., Any]:
+    def run(*arguments: Any, **options: Any) -> Any:
+        with use_device(device):
+            return function(*arguments, **options)
+
+    return run

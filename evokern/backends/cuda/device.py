@@ -1,0 +1,91 @@
+"""Where CUDA kernels run: their module, and the caller's allocator and stream."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from evokern.errors import BackendError
+
+_ALIGNMENT = 256  # bytes, what every allocator of a device gives
+
+_current: ContextVar[Device] = ContextVar("device")
+
+
+@dataclass(frozen=True)
+class Device:
+    """``native`` holds the kernels; ``empty(bytes)`` gives uint8 [bytes] on the device.
+
+    ``number`` is the device's. ``checks``: ops wait for the device and say what it found wrong in
+    arrays there; so they do with EVOKERN_CHECK=1, too.
+    """
+
+    native: Any
+    empty: Callable[[int], Any]
+    address: Callable[[Any], int]
+    stream: int = 0
+    checks: bool = False
+    number: int = 0
+
+
+@contextmanager
+def use_device(device: Device) -> Iterator[None]:
+    """Runs the block's kernels there."""
+    token = _current.set(device)
+    try:
+        yield
+    finally:
+        _current.reset(token)
+
+
+def current_device() -> Device:
+    """The device of the call; raises BackendError where there is none."""
+    device = _current.get(None)
+    if device is None:
+        raise BackendError("backend: cuda has no device here; there are reference, cpu")
+    return device
+
+
+class Block:
+    """Small arrays of the host, and room for scratch, as one piece of the device's memory.
+
+    ``add`` and ``room`` give offsets; ``place`` allocates, copies and gives the address they count
+    from. The memory must live as long as the block.
+    """
+
+    def __init__(self) -> None:
+        self._arrays: list[tuple[int, npt.NDArray[Any]]] = []
+        self._bytes = 0
+        self._memory: Any = None
+
+    def add(self, array: npt.NDArray[Any]) -> int:
+        """Offset in bytes of what will be a contiguous copy of ``array``."""
+        offset = self.room(array.nbytes)
+        self._arrays.append((offset, array))
+        return offset
+
+    def room(self, count: int) -> int:
+        """Offset of ``count`` bytes that hold anything."""
+        offset = self._bytes
+        self._bytes = offset + -(-count // _ALIGNMENT) * _ALIGNMENT
+        return offset
+
+    def place(self, device: Device) -> int:
+        """Address of the block on the device; its arrays are there once the stream comes by."""
+        self._memory = device.empty(max(self._bytes, 1))
+        address = device.address(self._memory)
+        if self._arrays:
+            # Arrays were added before room was asked for, so what is copied is one run.
+            end = max(offset + array.nbytes for offset, array in self._arrays)
+            staged = np.zeros(end, np.uint8)
+            for offset, array in self._arrays:
+                bytes_of = np.ascontiguousarray(array).reshape(-1).view(np.uint8)
+                staged[offset : offset + array.nbytes] = bytes_of
+            device.native.upload(address, staged, device.stream)
+        return address

@@ -1,4 +1,8 @@
-"""Builds evokern._cpu: every kernel file once per instruction set, joined by the bindings.
+"""Builds evokern._cpu, every kernel file once per instruction set, and evokern._cuda.
+
+EVOKERN_CUDA=auto|1|0     whether to build evokern._cuda: where there is an nvcc, always, never
+EVOKERN_ARCHS             what it is compiled for, 80;86;89;90a;100 unless said otherwise; newer
+                          devices compile the PTX of the last one
 
 Two switches make development builds, each with objects of its own under build/:
 
@@ -10,7 +14,9 @@ from __future__ import annotations
 
 import os
 import platform
+import re
 import shlex
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -27,6 +33,8 @@ ROOT = Path(__file__).resolve().parent
 CSRC = ROOT / "csrc"
 BINDINGS = sorted((CSRC / "cpu").glob("bindings*.cpp"))
 KERNELS = sorted(set((CSRC / "cpu").glob("*.cpp")) - set(BINDINGS))
+CUDA_BINDINGS = sorted((CSRC / "cuda").glob("bindings*.cpp"))
+CUDA_KERNELS = sorted((CSRC / "cuda").glob("*.cu"))
 
 
 def switch(name: str) -> bool:
@@ -76,6 +84,74 @@ if SANITIZE:
     LINK_FLAGS += [sanitizers]
 
 
+# The bits of docs/bits.md: nothing contracted, nothing approximate.
+NVCC_FLAGS = [
+    "-std=c++17",
+    "-O3",
+    "--fmad=false",
+    "-prec-div=true",
+    "-prec-sqrt=true",
+    "-ftz=false",
+    "-diag-suppress=1675",  # a pragma of GCC
+    "-Xcompiler=-fPIC,-fvisibility=hidden",
+    f"-I{CSRC}",
+]
+
+
+def find_nvcc() -> str | None:
+    """nvcc of $CUDA_HOME, of the PATH, of the usual place, or of `make cuda-toolchain`."""
+    homes = [os.environ[name] for name in ("CUDA_HOME", "CUDA_PATH") if os.environ.get(name)]
+    places = [Path(home) / "bin/nvcc" for home in [*homes, "/usr/local/cuda"]]
+    on_path = shutil.which("nvcc")
+    places.insert(len(homes), Path(on_path or "nvcc"))
+    places += sorted(ROOT.glob(".venv-cuda/lib/python*/site-packages/nvidia/cu*/bin/nvcc"))
+    return next((str(place) for place in places if place.is_file()), None)
+
+
+def wanted_nvcc() -> str | None:
+    """The compiler of evokern._cuda; None: it is not built."""
+    wish = os.environ.get("EVOKERN_CUDA") or "auto"
+    if wish not in ("auto", "0", "1"):
+        raise SystemExit(f"EVOKERN_CUDA: expected auto, 0 or 1, got {wish!r}")
+    if wish == "0" or VARIANT:
+        return None
+    nvcc = find_nvcc()
+    if nvcc is None and wish == "1":
+        raise SystemExit("EVOKERN_CUDA=1: no nvcc found; set CUDA_HOME or try make cuda-toolchain")
+    return nvcc
+
+
+def architectures() -> list[str]:
+    """What EVOKERN_ARCHS names, such as 80 or 90a."""
+    names = (os.environ.get("EVOKERN_ARCHS") or "80;86;89;90a;100").split(";")
+    for name in names:
+        if not re.fullmatch(r"[0-9]{2,3}[af]?", name):
+            raise SystemExit(f"EVOKERN_ARCHS: expected names such as 80;90a, got {name!r}")
+    return names
+
+
+def architecture_flags() -> list[str]:
+    """A binary for each, and PTX of the last."""
+    names = architectures()
+    last = names[-1].rstrip("af")
+    codes = [f"arch=compute_{name},code=sm_{name}" for name in names]
+    return [f"-gencode={code}" for code in [*codes, f"arch=compute_{last},code=compute_{last}"]]
+
+
+def toolkit_of(nvcc: str) -> Path:
+    """The folder that holds the toolkit's lib or lib64."""
+    report = subprocess.run(
+        [nvcc, "--dryrun", "x.cu"], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    ).stdout
+    top = re.search(r"^#\$ TOP=(.*)$", report, re.MULTILINE)
+    if top is None:
+        raise CompileError(f"{nvcc} does not say where its toolkit is:\n{report}")
+    return Path(top[1])
+
+
+NVCC = wanted_nvcc()
+
+
 def instruction_sets() -> dict[str, list[str]]:
     """Name of each instruction set that kernels are compiled for, and its compiler flags."""
     if not X86:
@@ -89,6 +165,14 @@ def instruction_sets() -> dict[str, list[str]]:
         # SIMDe's loops take minutes to compile at -O3.
         avx512 = avx512_bf16 = [*avx2, "-DEVK_EMULATE_AVX512", "-O1"]
     return {"baseline": baseline, "avx2": avx2, "avx512": avx512, "avx512_bf16": avx512_bf16}
+
+
+def cudart_flags() -> list[str]:
+    """CUDA's runtime as part of the module, so that it is imported without one."""
+    assert NVCC
+    top = toolkit_of(NVCC)
+    folders = [f"-L{top / name}" for name in ("lib64", "lib")]
+    return [*folders, "-l:libcudart_static.a", "-lpthread", "-ldl", "-lrt", "-fno-lto"]
 
 
 @dataclass(frozen=True)
@@ -117,20 +201,35 @@ class BuildKernels(build_ext):
     """Compiles all jobs side by side, then links them."""
 
     def build_extension(self, ext: Extension) -> None:
-        jobs = list(self.jobs())
-        newest_header = max(path.stat().st_mtime for path in [*CSRC.rglob("*.h"), Path(__file__)])
+        cuda = ext.name.endswith("_cuda")
+        jobs = list(self.cuda_jobs() if cuda else self.jobs())
+        headers = [*CSRC.rglob("*.h"), *CSRC.rglob("*.cuh"), Path(__file__)]
+        newest_header = max(path.stat().st_mtime for path in headers)
         with ThreadPoolExecutor(os.cpu_count()) as pool:
             list(pool.map(lambda job: job.run(newest_header), jobs))
         self.compiler.link_shared_object(
             [str(job.object) for job in jobs],
             self.get_ext_fullpath(ext.name),
-            extra_postargs=LINK_FLAGS,
+            extra_postargs=cudart_flags() if cuda else LINK_FLAGS,
             target_lang="c++",
         )
 
+    def python_flags(self) -> list[str]:
+        return [f"-I{path}" for path in [pybind11.get_include(), *self.include_dirs]]
+
+    def cuda_jobs(self) -> Iterator[Job]:
+        """The kernels by nvcc, the bindings by the compiler of everything else."""
+        assert NVCC
+        for kernel in CUDA_KERNELS:
+            target = ROOT / BUILD / "cuda" / f"{kernel.stem}.o"
+            flags = [*NVCC_FLAGS, *architecture_flags()]
+            yield Job(kernel, target, [NVCC, *flags, "-c", str(kernel), "-o", str(target)])
+        for source in CUDA_BINDINGS:
+            yield self.job(source, "cuda", [*self.python_flags(), "-DEVK_MODULE=_cuda"])
+
     def jobs(self) -> Iterator[Job]:
         """The bindings first, since they take longest, then kernels by instruction set."""
-        flags = [f"-I{path}" for path in [pybind11.get_include(), *self.include_dirs]]
+        flags = self.python_flags()
         flags += ["-DEVK_X86=1"] if X86 else []
         flags += ["-DEVK_EMULATE_AVX512"] if EMULATE_AVX512 else []
         for source in BINDINGS:
@@ -152,10 +251,17 @@ class BuildKernels(build_ext):
 if sys.platform == "win32":
     raise SystemExit("evokern does not build on Windows yet: use Linux, or WSL on Windows")
 
+
+def extension(name: str, sources: list[Path]) -> Extension:
+    return Extension(name, [str(path.relative_to(ROOT)) for path in sources])
+
+
+extensions = [extension("evokern._cpu", [*BINDINGS, *KERNELS])]
+if NVCC:
+    extensions.append(extension("evokern._cuda", [*CUDA_BINDINGS, *CUDA_KERNELS]))
+
 setup(
-    ext_modules=[
-        Extension("evokern._cpu", [str(path.relative_to(ROOT)) for path in [*BINDINGS, *KERNELS]])
-    ],
+    ext_modules=extensions,
     cmdclass={"build_ext": BuildKernels},
     options={"build": {"build_base": BUILD}},
 )

@@ -162,7 +162,7 @@ def _bits_of_bf16(name: str, value: Array) -> Array:
     import torch
 
     _refuse_grad(name, value)
-    return value.view(torch.uint16)
+    return to_view(name, value.view(torch.uint16))
 
 
 def expect_shape(name: str, array: Host, shape: str, expected: tuple[int, ...]) -> None:

@@ -266,6 +266,16 @@ PLACES = {"cuda": _cuda_place}
 """By the kind of device: who makes arrays there, for the device of a number."""
 
 
+def why_no_cuda() -> str:
+    """Why nothing can run on ``cuda`` here; empty if it can."""
+    try:
+        module = native()
+    except BackendError as error:
+        return str(error).removeprefix("backend: cuda is ")
+    count, reason = module.device_count()
+    return "" if count else f"built, but CUDA says: {reason or 'no device'}"
+
+
 def native() -> Any:
     """``evokern._cuda``; BackendError where it was not built."""
     try:

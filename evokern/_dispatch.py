@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cache
 from typing import Any
 
 from evokern._arrays import Host
@@ -10,6 +11,9 @@ from evokern._devices import DeviceArray
 from evokern._table import ON_DEVICE, automatic, resolve
 from evokern.backends.cuda.device import Device, use_device
 from evokern.errors import BackendError, message
+
+LEAST_CAPABILITY = 80
+"""The kernels copy to shared memory asynchronously."""
 
 
 def choose(op: str, backend: str, **arrays: Host | None) -> Callable[..., Any]:
@@ -54,8 +58,23 @@ def _common_device(arrays: dict[str, Host | None]) -> Device:
 
 
 def _there(device: Device, function: Callable[..., Any]) -> Callable[..., Any]:
+    """The function with ``device`` as this thread's; afterwards it is what it was before."""
+    _expect_capability(device.native, device.number)
+
     def run(*arguments: Any, **options: Any) -> Any:
-        with use_device(device):
-            return function(*arguments, **options)
+        before = device.native.select_device(device.number)
+        try:
+            with use_device(device):
+                return function(*arguments, **options)
+        finally:
+            device.native.select_device(before)
 
     return run
+
+
+@cache
+def _expect_capability(native: Any, device: int) -> None:
+    found = native.capability(device)
+    if found < LEAST_CAPABILITY:
+        wanted = f"compute capability {LEAST_CAPABILITY / 10} or newer"
+        raise BackendError(message("device", wanted, f"device {device} with {found / 10}"))

@@ -23,13 +23,13 @@ ON_DEVICE = ("cuda", "triton")
 """Back ends whose arrays are on a device."""
 
 MISSING = {
-    "cuda": "not built: this version holds no CUDA kernels",
     "triton": "not written: this version holds no Triton kernels",
 }
 """Why a whole back end has no functions."""
 
 _REFERENCE = "evokern.backends.reference"
 _CPU = "evokern.backends.cpu"
+_CUDA = "evokern.backends.cuda"
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,11 @@ class Op:
 
 
 def _row(family: str, name: str, promise: Promise = "bits") -> Op:
-    functions = {"reference": f"{_REFERENCE}.{family}:{name}", "cpu": f"{_CPU}:{name}"}
+    functions = {
+        "reference": f"{_REFERENCE}.{family}:{name}",
+        "cpu": f"{_CPU}:{name}",
+        "cuda": f"{_CUDA}.{family}:{name}",
+    }
     return Op(promise, functions)
 
 
@@ -62,6 +66,11 @@ TABLE: dict[str, Op] = {
     "nes_sample": _row("categorical", "nes_sample"),
     "nes_update": _row("categorical", "nes_update"),
 }
+
+
+def host_backends(op: str) -> list[str]:
+    """The back ends that compute ``op`` on arrays of the host."""
+    return [backend for backend in TABLE[op].functions if backend not in ON_DEVICE]
 
 
 def reason_missing(op: str, backend: str) -> str:

@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from evokern import _cpu
+from evokern._devices import why_no_cuda
 from evokern._table import BACKENDS, MISSING, TABLE
 from evokern._version import __version__
 from evokern.memory import available_bytes
@@ -20,9 +21,11 @@ _LIBRARIES = ("numpy", "torch", "jax", "triton", "cupy-cuda13x", "scipy")
 def report(console: Console | None = None) -> None:
     """Prints versions, instruction set, threads, memory and the op x backend matrix."""
     console = console or Console()
+    absent = {"cuda": why_no_cuda(), **MISSING}
+    absent = {backend: reason for backend, reason in absent.items() if reason}
     console.print(_facts())
-    console.print(_matrix())
-    for backend, reason in MISSING.items():
+    console.print(_matrix(absent))
+    for backend, reason in absent.items():
         console.print(f"{backend}: {reason}", highlight=False)
 
 
@@ -81,13 +84,14 @@ def _bf16() -> str:
     return "inputs are rounded to bf16 and multiplied in fp32: right, but no faster than fp32"
 
 
-def _matrix() -> Table:
+def _matrix(absent: dict[str, str]) -> Table:
     table = Table(title="ops", title_justify="left")
     table.add_column("op")
     table.add_column("promise")
     for backend in BACKENDS:
         table.add_column(backend)
     for name, op in TABLE.items():
-        cells = ["yes" if backend in op.functions else "-" for backend in BACKENDS]
+        cells = ["-" if backend in absent else "yes" for backend in op.functions]
+        cells += ["-"] * (len(BACKENDS) - len(cells))
         table.add_row(name, op.promise, *cells)
     return table

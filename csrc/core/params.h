@@ -169,6 +169,8 @@ struct Step {
   const int32_t* places;
 };
 
+constexpr int64_t kMostFusedSteps = 16;  // of CUDA's one kernel for all layers
+
 enum class Loss : int { kCrossEntropy = 0, kMeanSquaredError = 1 };
 
 struct NetworkParams {

@@ -272,7 +272,7 @@ def affine(
         raise ShapeError(message("x", f"[S={len(slots)}, B, C, ...]", f"{list(values.shape)}"))
     inputs = {"x": values, "scale": gain, "shift": offset}
     target = output(out, values.shape, "[S, B, C, ...]", in_place="x", **inputs)
-    compute = choose("affine", backend, out=target, **inputs)
+    compute = choose("affine", backend, **inputs, out=target)
     if target.size:
         compute(merged("x", values, 3), gain, offset, index=slots, out=merged("out", target, 3))
     return out if out is not None else like(x)(target)

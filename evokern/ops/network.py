@@ -56,7 +56,7 @@ def network_forward(
     inputs: dict[str, Any] = {f"genomes[{number}]": bank for number, bank in enumerate(given.banks)}
     target = output(out, shape, "[S, B, *output_shape]", x=given.x, **inputs)
     merged("out", target, 2)
-    compute = choose("network_forward", backend, out=target, x=given.x, **inputs)
+    compute = choose("network_forward", backend, x=given.x, **inputs, out=target)
     if target.size:
         compute(
             given.banks,

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from evokern.errors import BackendError
+from evokern.errors import BackendError, MemoryLimitError
 
 _ALIGNMENT = 256  # bytes, what every allocator of a device gives
 
@@ -52,6 +52,19 @@ def current_device() -> Device:
     return device
 
 
+def _allocate(device: Device, count: int) -> Any:
+    try:
+        return device.empty(count)
+    except (MemoryError, RuntimeError) as error:
+        if "OutOfMemory" not in type(error).__name__:
+            raise
+        free, _ = device.native.memory_info()
+        raise MemoryLimitError(
+            f"workspace: {count / 1e9:.2f} GB asked for, {free / 1e9:.2f} GB free on device "
+            f"{device.number}; fewer slots at a time would fit: {free / count:.0%} of these"
+        ) from error
+
+
 class Block:
     """Small arrays of the host, and room for scratch, as one piece of the device's memory.
 
@@ -78,7 +91,7 @@ class Block:
 
     def place(self, device: Device) -> int:
         """Address of the block on the device; its arrays are there once the stream comes by."""
-        self._memory = device.empty(max(self._bytes, 1))
+        self._memory = _allocate(device, max(self._bytes, 1))
         address = device.address(self._memory)
         if self._arrays:
             # Arrays were added before room was asked for, so what is copied is one run.

@@ -1,0 +1,47 @@
+// What is no op: copies to the device and back, errors as text.
+#include "cuda/kernels.h"
+#include "cuda/launch.h"
+
+EVK_NAMESPACE_BEGIN
+
+int upload(void* to, const void* from, size_t bytes, void* stream) {
+  return static_cast<int>(
+      cudaMemcpyAsync(to, from, bytes, cudaMemcpyHostToDevice, static_cast<cudaStream_t>(stream)));
+}
+
+int download(void* to, const void* from, size_t bytes, void* stream) {
+  const auto on = static_cast<cudaStream_t>(stream);
+  const cudaError_t error = cudaMemcpyAsync(to, from, bytes, cudaMemcpyDeviceToHost, on);
+  return static_cast<int>(error != cudaSuccess ? error : cudaStreamSynchronize(on));
+}
+
+int device_count(int* error) {
+  int count = 0;
+  *error = static_cast<int>(cudaGetDeviceCount(&count));
+  return *error ? 0 : count;
+}
+
+int capability(int device, int* result) {
+  int major = 0, minor = 0;
+  const cudaError_t error =
+      cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device);
+  if (error != cudaSuccess) return static_cast<int>(error);
+  *result = major * 10;
+  const int code =
+      static_cast<int>(cudaDeviceGetAttribute(&minor, cudaDevAttrComputeCapabilityMinor, device));
+  *result += minor;
+  return code;
+}
+
+int memory_info(size_t* free_bytes, size_t* all_bytes) {
+  return static_cast<int>(cudaMemGetInfo(free_bytes, all_bytes));
+}
+
+int select_device(int device, int* before) {
+  if (const int error = static_cast<int>(cudaGetDevice(before))) return error;
+  return *before == device ? 0 : static_cast<int>(cudaSetDevice(device));
+}
+
+const char* error_text(int error) { return cudaGetErrorString(static_cast<cudaError_t>(error)); }
+
+EVK_NAMESPACE_END

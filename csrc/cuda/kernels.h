@@ -1,0 +1,67 @@
+// What csrc/cuda offers to its bindings, without a CUDA header. Every op is launched on the
+// caller's stream (a cudaStream_t) and returns the error of its launches (a cudaError_t), 0 for
+// none. It allocates nothing and does not wait for the device. All pointers are the device's.
+#pragma once
+
+#include <stddef.h>
+
+#include "core/params.h"
+
+namespace evk {
+namespace cuda {
+
+int init_genomes(const InitGenomesParams& p, void* stream);
+int crossover_mutate(const CrossoverMutateParams& p, void* stream);
+int mutate_sigma(const MutateSigmaParams& p, void* stream);
+int replay(const ReplayParams& p, void* stream);
+int nes_sample(const NesSampleParams& p, void* stream);
+int nes_update(const NesUpdateParams& p, void* stream);
+
+// Where the values of a network lie, as evokern/backends/cuda/network.py plans it: the places of
+// its steps are the input, what the caller gets, and pieces of the memory.
+constexpr int64_t kInputPlace = 0, kOutPlace = 1;
+constexpr int64_t kRouteFields = 4, kPlaceFields = 3;
+
+struct LayersPlan {
+  int64_t slots;          // that run at a time
+  bool shared;            // one batch for all slots
+  const int64_t* routes;  // [route_count, 4]: number of a step; places that it reads, adds, writes
+  int64_t route_count;
+  int64_t head_routes;    // run once for all slots
+  const int64_t* places;  // [*, 3]: offset in bytes, floats between samples, whether slots have one
+  int64_t output;         // place of the network's output
+  int64_t copy;           // place of the input's bytes as floats, or -1
+  int64_t state;          // place of the states of recurrent layers, or -1
+  int64_t losses;         // offset in bytes
+  void* memory;           // aligned to 16
+};
+
+// Samples of a block of the fused kernel on this thread's device, for dense layers of at most
+// `widest` features: 0 where they do not fit.
+int fused_tile(int64_t widest, int64_t samples, int64_t* tile);
+// A network of dense layers for which there is a tile; of the plan it takes slots, losses, memory.
+int run_fused(const NetworkParams& p, const LayersPlan& plan, void* stream);
+
+// A network of any layers in fp32.
+int run_steps(const NetworkParams& p, const LayersPlan& plan, void* stream);
+int pool2d(const PoolParams& p, bool max, void* stream);
+int affine(const AffineParams& p, void* stream);
+int residual(const ResidualParams& p, void* stream);
+
+// A few bytes of the host to the device; the host's may be reused at once.
+int upload(void* to, const void* from, size_t bytes, void* stream);
+// The way back; waits for what the stream has to do before.
+int download(void* to, const void* from, size_t bytes, void* stream);
+const char* error_text(int error);
+
+// Devices that CUDA finds; 0 where it fails, and then why.
+int device_count(int* error);
+// 80 for compute capability 8.0.
+int capability(int device, int* result);
+// Free and all memory of this thread's device.
+int memory_info(size_t* free_bytes, size_t* all_bytes);
+// Makes `device` the one of this thread; `before` is the one it was.
+int select_device(int device, int* before);
+
+}  // namespace cuda
+}  // namespace evk

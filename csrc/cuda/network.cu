@@ -1,0 +1,129 @@
+// Launches of the fused dense stack: which networks it takes, and the tile.
+#include "cuda/kernels.h"
+#include "cuda/launch.h"
+#include "cuda/loss.h"
+#include "cuda/network.cuh"
+
+EVK_NAMESPACE_BEGIN
+
+namespace {
+
+constexpr i64 kWidestFused = 1024;
+constexpr i64 kMostTile = 128;
+constexpr i64 kLeastTile = 16;
+constexpr i64 kLeastThreads = 128;
+
+// What a block may ask for on this thread's device.
+int shared_limit(int* bytes) {
+  int device = 0;
+  if (const int error = static_cast<int>(cudaGetDevice(&device))) return error;
+  return static_cast<int>(
+      cudaDeviceGetAttribute(bytes, cudaDevAttrMaxSharedMemoryPerBlockOptin, device));
+}
+
+i64 shared_bytes_of(i64 widest, i64 tile) {
+  return (widest * tile + 2 * kChunkFloats) * i64{sizeof(float)};
+}
+
+// The sums of a layer fit the registers of a block.
+bool sums_fit(i64 widest, i64 tile) {
+  return widest * tile <= i64{kMostFusedThreads} * kThreadUnits * kThreadSamples;
+}
+
+unsigned fused_threads(i64 widest, i64 tile) {
+  i64 threads = kLeastThreads;
+  while (threads * kThreadUnits * kThreadSamples < widest * tile) threads *= 2;
+  return static_cast<unsigned>(threads);
+}
+
+i64 widest_of(const NetworkParams& p) {
+  i64 widest = p.inputs;
+  for (i64 i = 0; i < p.step_count; ++i) {
+    if (p.steps[i].outputs > widest) widest = p.steps[i].outputs;
+  }
+  return widest;
+}
+
+// The slots from `first` on.
+FusedNetworkParams fused_params(const NetworkParams& p, i64 first, i64 slots) {
+  FusedNetworkParams f{};
+  const auto here = [&](Parameter parameter) {
+    if (parameter.base) parameter.row += first;
+    return parameter;
+  };
+  f.layer_count = static_cast<i32>(p.step_count);
+  for (i64 i = 0; i < p.step_count; ++i) {
+    const Step& s = p.steps[i];
+    FusedLayer& layer = f.layers[i];
+    layer.weights = here(s.weights);
+    layer.bias = here(s.bias);
+    layer.inputs = static_cast<i32>(s.inputs);
+    layer.outputs = static_cast<i32>(s.outputs);
+    layer.activation = s.activation;
+    layer.slope = s.slope;
+  }
+  f.x = p.x ? p.x + first * p.x_slot_stride : nullptr;
+  f.x_u8 = p.x_u8 ? p.x_u8 + first * p.x_slot_stride : nullptr;
+  f.x_scale = p.x_scale;
+  f.x_slot_stride = p.x_slot_stride;
+  f.x_sample_stride = p.x_sample_stride;
+  f.slots = slots;
+  f.samples = p.samples;
+  f.out = p.out ? p.out + first * p.out_slot_stride : nullptr;
+  f.out_slot_stride = p.out_slot_stride;
+  f.out_sample_stride = p.out_sample_stride;
+  f.loss = p.loss;
+  f.labels = p.labels ? p.labels + first * p.label_slot_stride : nullptr;
+  f.targets = p.targets ? p.targets + first * p.label_slot_stride : nullptr;
+  f.label_slot_stride = p.label_slot_stride;
+  f.target_sample_stride = p.target_sample_stride;
+  f.classes = p.classes ? p.classes + first : nullptr;
+  return f;
+}
+
+}  // namespace
+
+// From the shape and the shared memory of a block alone.
+int fused_tile(int64_t widest, int64_t samples, int64_t* tile) {
+  int limit = 0;
+  *tile = 0;
+  if (const int error = shared_limit(&limit)) return error;
+  if (widest > kWidestFused) return 0;
+  i64 fit = kMostTile;
+  while (fit >= kLeastTile && (shared_bytes_of(widest, fit) > limit || !sums_fit(widest, fit))) {
+    fit /= 2;
+  }
+  while (fit > kLeastTile && fit / 2 >= samples) fit /= 2;
+  if (fit >= kLeastTile) *tile = fit;
+  return 0;
+}
+
+int run_fused(const NetworkParams& p, const LayersPlan& plan, void* stream) {
+  const i64 widest = widest_of(p);
+  int64_t tile = 0;
+  if (const int error = fused_tile(widest, p.samples, &tile)) return error;
+  const i64 bytes = shared_bytes_of(widest, tile);
+  if (const int error = allow_shared_bytes(fused_network_kernel, static_cast<int>(bytes))) {
+    return error;
+  }
+  for (i64 first = 0; first < p.slots; first += plan.slots) {
+    const i64 slots = p.slots - first < plan.slots ? p.slots - first : plan.slots;
+    FusedNetworkParams f = fused_params(p, first, slots);
+    f.tile = static_cast<i32>(tile);
+    f.widest = static_cast<i32>(widest);
+    f.sample_losses = reinterpret_cast<float*>(static_cast<char*>(plan.memory) + plan.losses);
+    f.sample_right = reinterpret_cast<i32*>(f.sample_losses + slots * p.samples);
+    const i64 blocks = slots * ((p.samples + tile - 1) / tile);
+    int error = launch(fused_network_kernel, grid_of(blocks), dim3(fused_threads(widest, tile)),
+                       static_cast<size_t>(bytes), stream, f);
+    if (!error && !p.out) {
+      error = finish_losses({f.sample_losses, f.sample_right, slots, p.samples, p.out_loss + first,
+                             p.out_correct + first},
+                            stream);
+    }
+    if (error) return error;
+  }
+  return 0;
+}
+
+EVK_NAMESPACE_END

@@ -1,0 +1,84 @@
+"""Single layers on a device."""
+
+from __future__ import annotations
+
+from typing import Any, cast
+
+import numpy as np
+import numpy.typing as npt
+
+from evokern.backends.cuda.device import Block, current_device
+from evokern.backends.cuda.network import layers_forward
+from evokern.network import ACTIVATIONS, ActivationName, Conv2d, Dense
+
+
+def dense_forward(
+    x: Any,
+    w: Any,
+    b: Any | None,
+    *,
+    index: npt.NDArray[np.int32],
+    activation: str,
+    negative_slope: float,
+    precision: str,
+    out: Any,
+) -> None:
+    """See ``ops.dense_forward``: a network of one layer whose weights are two banks."""
+    inputs, outputs = w.shape[1:]
+    layer = Dense(outputs, cast(ActivationName, activation), negative_slope, b is not None)
+    layers_forward(
+        [w] if b is None else [w, b],
+        (layer,),
+        (inputs,),
+        x,
+        index=index[None],
+        precision=precision,
+        x_scale=None,
+        out=out,
+        bias_apart=True,
+    )
+
+
+def conv2d_forward(
+    x: Any,
+    w: Any,
+    b: Any | None,
+    *,
+    index: npt.NDArray[np.int32],
+    geometry: tuple[int, int, int, int, int, int],
+    activation: str,
+    negative_slope: float,
+    precision: str,
+    x_scale: float | None,
+    out: Any,
+) -> None:
+    """See ``ops.conv2d_forward``: a network of one layer whose weights are two banks."""
+    kernel, stride, padding = geometry[:2], geometry[2:4], geometry[4:]
+    name = cast(ActivationName, activation)
+    layer = Conv2d(w.shape[2], kernel, stride, padding, name, negative_slope, b is not None)
+    layers_forward(
+        [w] if b is None else [w, b],
+        (layer,),
+        tuple(x.shape[-3:]),
+        x,
+        index=index[None],
+        precision=precision,
+        x_scale=x_scale,
+        out=out,
+        bias_apart=True,
+    )
+
+
+def affine(x: Any, scale: Any, shift: Any, *, index: npt.NDArray[np.int32], out: Any) -> None:
+    """See ``ops.affine``."""
+    device, block = current_device(), Block()
+    rows = block.add(index)
+    base = block.place(device)
+    device.native.affine(x, scale, shift, base + rows, out, device.stream)
+
+
+def residual(x: Any, y: Any, *, activation: str, negative_slope: float, out: Any) -> None:
+    """See ``ops.residual``."""
+    device = current_device()
+    code = ACTIVATIONS.index(activation)
+    device.native.residual(x, y, code, negative_slope, out, device.stream)

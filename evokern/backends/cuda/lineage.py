@@ -1,0 +1,56 @@
+"""Genomes from their lineages on a device."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from evokern._program import Program
+from evokern.backends.cuda.device import Block, current_device
+from evokern.backends.cuda.variation import gene_parts
+from evokern.layout import GenomeLayout
+from evokern.rules import CROSSOVER_KINDS, DISTRIBUTIONS, INIT_SCHEMES, bernoulli_threshold
+
+_ARRAYS = ("start", "source", "target", "first_step", "crossed", "generation", "number", "sigma")
+_ROW_GENES = 64  # rows of scratch begin at multiples of these, so that 16-byte accesses fit
+
+
+def replay(program: Program, layout: GenomeLayout, *, out: Any) -> None:
+    """See ``ops.replay``."""
+    recipe = program.recipe
+    device, block = current_device(), Block()
+    parts = gene_parts(layout, recipe.scheme)
+    parents = program.crossed.shape[1]
+    # Without parents there is no crossover, and nobody reads the weights.
+    equal = np.float32(1) / np.float32(max(1, parents))
+    weights = np.array(recipe.weights or [equal] * parents, np.float32)
+    segment = -(-layout.size // _ROW_GENES) * _ROW_GENES
+    columns = int(parts["outputs"][parts["content"] == 0].sum())
+    founders = program.founders if recipe.scheme == "unit_rows" else 0
+
+    offsets = {name: block.add(getattr(program, name)) for name in _ARRAYS}
+    offsets |= {"parts": block.add(parts), "weights": block.add(weights)}
+    offsets["scratch"] = block.room(program.scratch_rows * segment * 4)
+    offsets["lengths"] = block.room(founders * columns * 4)
+    base = block.place(device)
+    arrays = {name: base + offset for name, offset in offsets.items()}
+    if founders == 0:
+        arrays["lengths"] = 0
+    device.native.replay(
+        out,
+        arrays,
+        len(program.start),
+        parents,
+        len(parts),
+        columns,
+        program.independent,
+        segment,
+        INIT_SCHEMES.index(recipe.scheme),
+        CROSSOVER_KINDS.index(recipe.kind),
+        DISTRIBUTIONS.index(recipe.distribution),
+        bernoulli_threshold(recipe.rate),
+        bernoulli_threshold(recipe.mutation_rate),
+        recipe.seed,
+        device.stream,
+    )

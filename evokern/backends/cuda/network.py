@@ -1,0 +1,387 @@
+"""Whole networks on a device, layer by layer.
+
+Images lie channels first everywhere, so that the steps which reorder them fall away. What a step
+writes has a place in the workspace: of all slots that run at a time, or, where the batch is shared
+and no layer with parameters has come yet, one for all. A place is taken again once nobody reads it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from evokern.backends.cuda.device import Block, current_device
+from evokern.backends.steps import (
+    ADD,
+    CHANNELS_FIRST,
+    CHANNELS_LAST,
+    CONV,
+    ELMAN,
+    Program,
+    compile_steps,
+)
+from evokern.errors import BackendError
+from evokern.layers import Dense, Layer, shapes_along
+from evokern.network import Network
+
+I64 = npt.NDArray[np.int64]
+
+WORKSPACE_BYTES = 1 << 30
+"""What the places of the slots that run at a time may take; one slot may take more."""
+
+FEW_SAMPLES = 8
+"""Up to so many samples of a slot, layers stream their weights instead of sharing them."""
+
+# Places of csrc/cuda/kernels.h.
+_INPUT, _OUT = 0, 1
+
+_ALIGNMENT = 256  # bytes
+_RESULT_BYTES = 8  # loss and correctness of a sample
+
+# Columns of Program.table that matter here.
+_KIND, _INPUTS, _OUTPUTS, _SOURCE, _OTHER, _TARGET, _LENGTH, _WHOLE = 0, 2, 3, 4, 5, 6, 17, 18
+
+
+@dataclass(frozen=True, eq=False)
+class Plan:
+    """What ``run_steps`` of ``csrc/cuda/layers.cu`` takes beside the arrays.
+
+    ``routes`` int64 [steps, 4]: number in the program; places that it reads, adds and writes; the
+    first ``head_routes`` run once for all slots. ``places`` int64 [*, 3]: offset in bytes, floats
+    from one sample to the next, whether every slot has one. ``output``, ``copy`` (of bytes as
+    floats) and ``state`` (of recurrent layers) are places, -1 for none; ``losses`` an offset.
+    ``fused``: one kernel runs all layers and needs no places (``csrc/cuda/network.cuh``).
+    """
+
+    program: Program
+    slots: int
+    shared: bool
+    inputs: int
+    routes: I64
+    head_routes: int
+    places: I64
+    output: int
+    copy: int
+    state: int
+    losses: int
+    bytes: int
+    fused: bool = False
+
+
+def network_forward(
+    banks: Sequence[Any],
+    network: Network,
+    x: Any,
+    *,
+    index: npt.NDArray[np.int32],
+    precision: str,
+    x_scale: float | None,
+    out: Any,
+) -> None:
+    """See ``ops.network_forward``."""
+    layers_forward(
+        banks,
+        network.layers,
+        network.input_shape,
+        x,
+        index=index,
+        precision=precision,
+        x_scale=x_scale,
+        out=out,
+    )
+
+
+def network_loss(
+    banks: Sequence[Any],
+    network: Network,
+    x: Any,
+    y: Any,
+    *,
+    index: npt.NDArray[np.int32],
+    classes: npt.NDArray[np.int32] | None,
+    loss: str,
+    precision: str,
+    x_scale: float | None,
+    out_loss: Any,
+    out_correct: Any,
+) -> None:
+    """See ``ops.network_loss``."""
+    fp32_only(precision)
+    device, block = current_device(), Block()
+    plan = _plan_for(banks, network.layers, network.input_shape, x, index, x_scale, loss=True)
+    rows = block.add(index)
+    counts = None if classes is None else block.add(classes)
+    room = block.room(plan.bytes)
+    base = block.place(device)
+    device.native.network_loss(
+        list(banks),
+        plan,
+        x,
+        1.0 if x_scale is None else x_scale,
+        base + rows,
+        *index.shape,
+        base + room,
+        y,
+        loss == "mse",
+        0 if counts is None else base + counts,
+        out_loss,
+        out_correct,
+        device.stream,
+    )
+
+
+def layers_forward(
+    banks: Sequence[Any],
+    layers: tuple[Layer, ...],
+    input_shape: tuple[int, ...],
+    x: Any,
+    *,
+    index: npt.NDArray[np.int32],
+    precision: str,
+    x_scale: float | None,
+    out: Any,
+    bias_apart: bool = False,
+) -> None:
+    """``network_forward`` of layers; ``bias_apart``: the bias of the one layer is banks[1]."""
+    fp32_only(precision)
+    device, block = current_device(), Block()
+    plan = _plan_for(
+        banks, layers, input_shape, x, index, x_scale, loss=False, bias_apart=bias_apart
+    )
+    rows = block.add(index)
+    room = block.room(plan.bytes)
+    base = block.place(device)
+    device.native.network_forward(
+        list(banks),
+        plan,
+        x,
+        1.0 if x_scale is None else x_scale,
+        base + rows,
+        *index.shape,
+        base + room,
+        out,
+        device.stream,
+    )
+
+
+def fp32_only(precision: str) -> None:
+    """Raises BackendError for any other precision."""
+    if precision != "fp32":
+        raise BackendError(f"precision: {precision}: the CUDA kernels compute in fp32 only so far")
+
+
+def workspace_bytes(
+    network: Network,
+    slots: int,
+    samples: int,
+    *,
+    shared: bool = True,
+    of_bytes: bool = False,
+    loss: bool = True,
+    limit: int = WORKSPACE_BYTES,
+) -> int:
+    """Bytes that ``network_loss`` (or ``network_forward``) takes for what is between layers.
+
+    ``shared``: one batch for all slots; ``of_bytes``: x is uint8. More than ``limit`` only where a
+    single slot needs it.
+    """
+    layers, shape = network.layers, network.input_shape
+    return _plan(layers, shape, slots, samples, shared, of_bytes, loss, False, limit).bytes
+
+
+def _plan_for(
+    banks: Sequence[Any],
+    layers: tuple[Layer, ...],
+    input_shape: tuple[int, ...],
+    x: Any,
+    index: npt.NDArray[np.int32],
+    x_scale: float | None,
+    *,
+    loss: bool,
+    bias_apart: bool = False,
+) -> Plan:
+    axes = len(x.shape) - len(input_shape)
+    slots, samples = index.shape[1], x.shape[axes - 1]
+    if banks and banks[0].dtype == np.float32 and _fuses(layers, input_shape, samples):
+        return _fused_plan(layers, input_shape, slots, samples, axes == 1, loss, bias_apart)
+    of_bytes = x_scale is not None
+    return _plan(
+        layers, input_shape, slots, samples, axes == 1, of_bytes, loss, bias_apart, WORKSPACE_BYTES
+    )
+
+
+def _fuses(layers: tuple[Layer, ...], input_shape: tuple[int, ...], samples: int) -> bool:
+    """Whether one kernel runs all layers: dense ones whose tile fits a block's shared memory."""
+    native = current_device().native
+    if samples <= FEW_SAMPLES or len(layers) > native.most_fused_steps:
+        return False
+    if not all(isinstance(layer, Dense) for layer in layers):
+        return False
+    widest = max(math.prod(shape) for shape in shapes_along(layers, input_shape))
+    return bool(native.fused_tile(widest, samples))
+
+
+@lru_cache(maxsize=1024)
+def _fused_plan(
+    layers: tuple[Layer, ...],
+    input_shape: tuple[int, ...],
+    slots: int,
+    samples: int,
+    shared: bool,
+    loss: bool,
+    bias_apart: bool,
+) -> Plan:
+    of_slot = samples * _RESULT_BYTES
+    chunk = max(1, min(slots, WORKSPACE_BYTES // of_slot)) if loss else max(1, slots)
+    return Plan(
+        compile_steps(layers, input_shape, tiles=False, bias_apart=bias_apart),
+        slots=chunk,
+        shared=shared,
+        inputs=math.prod(input_shape),
+        routes=np.zeros((0, 4), np.int64),
+        head_routes=0,
+        places=np.zeros((0, 3), np.int64),
+        output=-1,
+        copy=-1,
+        state=-1,
+        losses=0,
+        bytes=_aligned(chunk * of_slot) if loss else 0,
+        fused=True,
+    )
+
+
+@dataclass
+class _Places:
+    """Pieces of the workspace: floats of a sample, and whether every slot has one."""
+
+    features: list[int] = field(default_factory=lambda: [0, 0])
+    per_slot: list[bool] = field(default_factory=lambda: [False, False])
+    free: list[int] = field(default_factory=list)
+
+    def take(self, features: int, per_slot: bool) -> int:
+        for place in self.free:
+            if self.per_slot[place] == per_slot:
+                self.free.remove(place)
+                self.features[place] = max(self.features[place], features)
+                return place
+        self.features.append(features)
+        self.per_slot.append(per_slot)
+        return len(self.features) - 1
+
+    def give_back(self, place: int) -> None:
+        if place not in (_INPUT, _OUT):
+            self.free.append(place)
+
+
+@lru_cache(maxsize=1024)
+def _plan(
+    layers: tuple[Layer, ...],
+    input_shape: tuple[int, ...],
+    slots: int,
+    samples: int,
+    shared: bool,
+    of_bytes: bool,
+    loss: bool,
+    bias_apart: bool,
+    limit: int,
+) -> Plan:
+    program = compile_steps(layers, input_shape, tiles=False, bias_apart=bias_apart)
+    table = program.table.tolist()
+    kept, output = _values(program)
+    head = sum(number < program.head_steps for number, _, _ in kept) if shared else 0
+    last_reader = {v: i for i, (_, *read) in enumerate(kept) for v in read}
+    places = _Places()
+    copy = -1
+    # Convolutions read bytes as they are.
+    reads_floats = any(0 in read and table[number][_KIND] != CONV for number, *read in kept)
+    if of_bytes and (reads_floats or output == 0):
+        copy = places.take(math.prod(input_shape), not shared)
+    states = [table[number][_OUTPUTS] for number, _, _ in kept if _alternates(table[number])]
+    state = places.take(max(states), True) if states else -1
+    place_of = [_INPUT if copy < 0 else copy]
+    routes = []
+    for i, (number, source, other) in enumerate(kept):
+        if i + 1 == output and i >= head and not loss:
+            target = _OUT
+        else:
+            target = places.take(table[number][_OUTPUTS], i >= head)
+        place_of.append(target)
+        routes.append((number, place_of[source], place_of[other], target))
+        for value in {source, other}:
+            if last_reader[value] == i:
+                places.give_back(place_of[value])
+    chunk, offsets, total = _layout(places, slots, samples, loss, limit)
+    strides = [_whole_fours(features) for features in places.features]
+    return Plan(
+        program,
+        slots=chunk,
+        shared=shared,
+        inputs=math.prod(input_shape),
+        routes=np.array(routes, np.int64).reshape(-1, 4),
+        head_routes=head,
+        places=np.array([offsets[:-1], strides, places.per_slot], np.int64).T.copy(),
+        output=place_of[output],
+        copy=copy,
+        state=state,
+        losses=offsets[-1],
+        bytes=total,
+    )
+
+
+def _values(program: Program) -> tuple[list[tuple[int, int, int]], int]:
+    """Steps that do something, as (number, value read, value added), and the output's value.
+
+    Value 0 is the input, value i + 1 what the i-th of these steps writes.
+    """
+    kept: list[tuple[int, int, int]] = []
+    held = {0: 0}
+    for number, row in enumerate(program.table.tolist()):
+        source = held[row[_SOURCE]]
+        if row[_KIND] in (CHANNELS_FIRST, CHANNELS_LAST):
+            held[row[_TARGET]] = source
+            continue
+        kept.append((number, source, held[row[_OTHER]] if row[_KIND] == ADD else source))
+        held[row[_TARGET]] = len(kept)
+    return kept, held[program.output_buffer]
+
+
+def _alternates(row: list[int]) -> bool:
+    """Whether states before the last have no place in the step's output."""
+    return row[_KIND] == ELMAN and not row[_WHOLE] and row[_LENGTH] > 1
+
+
+def _layout(
+    places: _Places, slots: int, samples: int, loss: bool, limit: int
+) -> tuple[int, list[int], int]:
+    """Slots that run at a time, offsets of the places and of the losses, and all bytes."""
+
+    def size(place: int, chunk: int) -> int:
+        many = chunk if places.per_slot[place] else 1
+        return _aligned(4 * many * samples * _whole_fours(places.features[place]))
+
+    numbers = range(len(places.features))
+    of_slot = samples * _RESULT_BYTES if loss else 0
+    of_slot += sum(size(place, 1) for place in numbers if places.per_slot[place])
+    of_all = sum(size(place, 1) for place in numbers if not places.per_slot[place]) + _ALIGNMENT
+    fit = max(1, (limit - of_all) // max(1, of_slot))
+    # Chunks of one size, as nearly as can be.
+    chunk = -(-slots // -(-slots // fit)) if slots else 1
+    offsets = [0]
+    for place in numbers:
+        offsets.append(offsets[-1] + size(place, chunk))
+    return chunk, offsets, offsets[-1] + (_aligned(chunk * samples * _RESULT_BYTES) if loss else 0)
+
+
+def _whole_fours(features: int) -> int:
+    """Floats between samples, so that each starts at a multiple of 16 bytes."""
+    return -(-features // 4) * 4
+
+
+def _aligned(count: int) -> int:
+    return -(-count // _ALIGNMENT) * _ALIGNMENT

@@ -11,8 +11,10 @@ from functools import partial
 from typing import Any
 
 import numpy as np
+import pytest
 
 from evokern import _cpu, ops
+from evokern._table import BACKENDS
 from evokern.backends.cpu import use_instruction_set
 
 F = np.float32
@@ -24,6 +26,13 @@ INSTRUCTION_SETS = (
 )
 ODD_SIZES = (1, 2, 3, 17, 255, 257)
 
+COLUMNS = [
+    *(pytest.param(f"cpu-{isa}", marks=pytest.mark.cpp) for isa in INSTRUCTION_SETS),
+    *(pytest.param(name, marks=pytest.mark.simt) for name in BACKENDS if name == "simt"),
+]
+"""What is compared with the reference: the CPU's instruction sets, and the CUDA kernels on the
+harness where conftest.py has it."""
+
 
 @contextmanager
 def instruction_set(name: str) -> Iterator[None]:
@@ -34,6 +43,21 @@ def instruction_set(name: str) -> Iterator[None]:
         yield
     finally:
         use_instruction_set(before)
+
+
+@contextmanager
+def column_of(column: str) -> Iterator[str]:
+    """The back end of a column; of the CPU's, on its instruction set and one thread.
+
+    OpenMP's wait for each other is long when others use the processor too. That the number of
+    threads does not show is for test_ops_invariance.py.
+    """
+    backend, _, isa = column.partition("-")
+    if not isa:
+        yield backend
+        return
+    with instruction_set(isa), threads(1):
+        yield backend
 
 
 @contextmanager

@@ -7,10 +7,19 @@ library or of real data into failures.
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Generator
+from pathlib import Path
 
 import hypothesis
 import pytest
+
+# EVOKERN_SIMT=0: without the CUDA kernels on the harness, which takes a while to build.
+sys.path.insert(0, str(Path(__file__).parent / "simt"))
+if os.environ.get("EVOKERN_SIMT") != "0":
+    import column
+
+    column.add_column()
 
 hypothesis.settings.register_profile(
     "evokern", deadline=None, derandomize=True, max_examples=50, print_blob=True

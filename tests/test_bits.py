@@ -15,7 +15,7 @@ import pytest
 from cases import INSTRUCTION_SETS, SEED, F, instruction_set, threads
 
 from evokern import ops
-from evokern._table import TABLE
+from evokern._table import host_backends
 from evokern.backends.reference.random import Stream, draw_index, draw_words, selection_words
 from evokern.layout import DenseGenes, GenomeLayout
 from evokern.network import Dense, Flatten, MaxPool2d, Network
@@ -110,7 +110,7 @@ def compute(rule: str, backend: str) -> np.ndarray:
 @pytest.mark.cpp
 @pytest.mark.parametrize("rule", BITS)
 def test_frozen_bits_of_variation(rule: str, isa: str) -> None:
-    for backend in TABLE["crossover_mutate"].functions:
+    for backend in host_backends("crossover_mutate"):
         words = compute(rule, backend).view(np.uint32).ravel()
         assert [f"{word:08x}" for word in words] == BITS[rule].split(), backend
 

@@ -16,7 +16,7 @@ from hypothesis.extra import numpy as hnp
 from scalar_rules import round_exactly, scalar_word
 
 from evokern import ops
-from evokern._table import TABLE
+from evokern._table import host_backends
 from evokern.backends.reference import categorical as reference
 from evokern.errors import (
     ArgumentError,
@@ -31,7 +31,7 @@ from evokern.testing import assert_same_bits
 pytestmark = pytest.mark.cpp
 
 NES = 8
-BACKENDS = list(TABLE["nes_sample"].functions)
+BACKENDS = host_backends("nes_sample")
 each_backend = pytest.mark.parametrize("backend", BACKENDS)
 
 

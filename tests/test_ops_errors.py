@@ -489,14 +489,20 @@ def test_a_back_end_that_is_not_there_says_why(call: Callable[..., Any], op: str
         call(backend="numpy")
     for backend in set(BACKENDS) - set(TABLE[op].functions):
         assert reason_missing(op, backend) == MISSING[backend]
-        words = f"backend: {op} on {backend} is {MISSING[backend]}; there are reference, cpu"
+        words = f"backend: {op} on {backend} is {MISSING[backend]}; there are reference, cpu, cuda"
         with pytest.raises(BackendError, match=pattern(words)):
             call(backend=backend)
 
 
 def test_a_back_end_that_is_there_has_no_reason_not_to_be() -> None:
     for op, row in TABLE.items():
-        assert [reason_missing(op, backend) for backend in row.functions] == ["", ""]
+        assert {reason_missing(op, backend) for backend in row.functions} == {""}
+
+
+def test_cuda_takes_no_arrays_of_the_host() -> None:
+    words = "sigma: expected an array on a device for backend='cuda', got on the host; copy it"
+    with pytest.raises(BackendError, match=pattern(words)):
+        ops.mutate_sigma(np.ones(3, F), tau=0.1, seed=1, generation=1, backend="cuda")
 
 
 @pytest.mark.parametrize("threads", [0, -1, 1025, 100_000, 2**40])

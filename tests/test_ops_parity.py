@@ -12,9 +12,11 @@ import cases_variation
 import numpy as np
 import pytest
 from cases import (
+    COLUMNS,
     INSTRUCTION_SETS,
     Case,
     F,
+    column_of,
     instruction_set,
     numbers,
     special_numbers,
@@ -22,7 +24,7 @@ from cases import (
 )
 from cases_variation import ROWS
 
-from evokern import _cpu, ops
+from evokern import ops
 from evokern._table import TABLE
 from evokern.layout import DenseGenes, GenomeLayout
 from evokern.network import Dense, Network
@@ -35,28 +37,20 @@ from evokern.testing import (
     loss_bound,
 )
 
-pytestmark = pytest.mark.cpp
-
 CASES = cases_variation.CASES | cases_lineage.CASES | cases_network.CASES | cases_categorical.CASES
-CALLS = [
-    pytest.param(case, backend, id=f"{case}-{backend}")
-    for op, row in TABLE.items()
-    for case in CASES[op]
-    for backend in row.functions
-    if backend != "reference"
-]
+ALL_CASES = [case for cases in CASES.values() for case in cases]
+
+on_every_instruction_set = pytest.mark.usefixtures("isa")
 
 
-@pytest.fixture(params=INSTRUCTION_SETS, scope="module", autouse=True)
-def _instruction_set(request: pytest.FixtureRequest) -> Iterator[None]:
-    # On one thread: OpenMP's wait for each other is long when others use the processor too.
-    # That the number of threads does not show is for test_ops_invariance.py.
+@pytest.fixture(params=INSTRUCTION_SETS)
+def isa(request: pytest.FixtureRequest) -> Iterator[None]:
     with instruction_set(request.param), threads(1):
         yield
 
 
-def run(case: Case, backend: str) -> tuple[np.ndarray, ...]:
-    with fill_outputs_with_nan():
+def run(case: Case, column: str) -> tuple[np.ndarray, ...]:
+    with fill_outputs_with_nan(), column_of(column) as backend:
         return case.run(backend)
 
 
@@ -69,9 +63,9 @@ def is_bf16(case: Case) -> bool:
     return case.options.get("precision") == "bf16"
 
 
-def promises_bits(case: Case, backend: str) -> bool:
+def promises_bits(case: Case, column: str) -> bool:
     if is_bf16(case):
-        return backend == "cpu" and not _cpu.native_bf16()
+        return column.startswith("cpu") and column != "cpu-avx512_bf16"
     return TABLE[case.op].promise == "bits"
 
 
@@ -79,26 +73,29 @@ def test_every_op_has_cases() -> None:
     assert {op for op, cases in CASES.items() if cases} == set(TABLE)
 
 
-@pytest.mark.parametrize(("case", "backend"), CALLS)
-def test_same_bits_as_the_reference(case: Case, backend: str) -> None:
-    if not promises_bits(case, backend):
+@pytest.mark.parametrize("column", COLUMNS)
+@pytest.mark.parametrize("case", ALL_CASES, ids=str)
+def test_same_bits_as_the_reference(case: Case, column: str) -> None:
+    if not promises_bits(case, column):
         pytest.skip("bits are not promised")
-    for actual, reference in zip(run(case, backend), expected(case), strict=True):
+    for actual, reference in zip(run(case, column), expected(case), strict=True):
         assert_same_bits(actual, reference)
 
 
+@pytest.mark.parametrize("column", [*COLUMNS, "reference"])
 @pytest.mark.parametrize(
-    ("case", "backend"),
+    "case",
     [
-        pytest.param(case, backend, id=f"{case}-{backend}")
-        for op, cases in CASES.items()
-        for case in cases
+        case
+        for case in ALL_CASES
         if is_bf16(case) and case.options.get("loss") != "mse"
         if case.options.get("values", numbers) is not special_numbers
-        for backend in TABLE[op].functions
     ],
+    ids=str,
 )
-def test_bf16_is_within_the_error_bound(case: Case, backend: str) -> None:
+def test_bf16_is_within_the_error_bound(case: Case, column: str) -> None:
+    if column == "simt":
+        pytest.skip("the CUDA kernels compute in fp32 only")
     arguments, options = case.make()
     if case.op == "dense_forward":
         x, w, b = arguments
@@ -111,9 +108,11 @@ def test_bf16_is_within_the_error_bound(case: Case, backend: str) -> None:
     bound = error_bound(network, genomes, x, index=index, precision="bf16", zero_mean=True)
     if case.op == "network_loss":
         bound = loss_bound(bound, arguments[3], options.get("classes"))
-    assert_close(run(case, backend)[0], *bound)
+    assert_close(run(case, column)[0], *bound)
 
 
+@pytest.mark.cpp
+@on_every_instruction_set
 def test_out_is_written_and_nothing_beside_it() -> None:
     memory = np.full((7, 29), 5, F)
     layout = GenomeLayout((DenseGenes(2, 8),))
@@ -129,6 +128,8 @@ def test_out_is_written_and_nothing_beside_it() -> None:
     assert (memory == 5).all()
 
 
+@pytest.mark.cpp
+@on_every_instruction_set
 @pytest.mark.parametrize("sigma", [0, 0.5])
 def test_rows_of_out_that_no_slot_names_are_left_alone(sigma: float) -> None:
     genomes, out = numbers(3, 257), np.full((9, 257), 5, F)
@@ -142,6 +143,8 @@ def test_rows_of_out_that_no_slot_names_are_left_alone(sigma: float) -> None:
         assert (np.delete(out, rows, axis=0) == 5).all()
 
 
+@pytest.mark.cpp
+@on_every_instruction_set
 def test_copies_keep_every_bit_of_nan() -> None:
     payloads = np.arange(0x7F800001, 0x7F800001 + 257, dtype=np.uint32)
     genomes = np.stack([payloads, payloads | 0x80400000]).view(F)

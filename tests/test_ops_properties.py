@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from evokern import ops
-from evokern._table import TABLE
+from evokern._table import host_backends
 from evokern.errors import ShapeError
 from evokern.layout import DenseGenes, GenomeLayout
 from evokern.network import Activation, AvgPool2d, Dense, Flatten, MaxPool2d, Network
@@ -28,7 +28,7 @@ def _one_thread() -> Iterator[None]:
         yield
 
 
-each_backend = pytest.mark.parametrize("backend", TABLE["crossover_mutate"].functions)
+each_backend = pytest.mark.parametrize("backend", host_backends("crossover_mutate"))
 shares = st.floats(0, 1, width=32)
 blocks = st.builds(DenseGenes, st.integers(1, 9), st.integers(1, 40))
 layouts = st.builds(GenomeLayout, st.lists(blocks, min_size=1, max_size=3).map(tuple))

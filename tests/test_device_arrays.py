@@ -1,0 +1,192 @@
+"""Arrays on a device, with the harness for one: what the ops take, refuse and give back."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parent / "simt"))
+
+import column
+from tiny import dataset
+
+from evokern import _devices, ops
+from evokern.drivers.ea import EA, EAConfig, first_generation, next_generation
+from evokern.errors import ArgumentError, BackendError, DtypeError, LayoutError, ShapeError
+from evokern.network import Dense, Flatten, Network
+from evokern.problems.classification import Classification, ClassificationConfig
+from evokern.testing import assert_same_bits
+
+NETWORK = Network.mlp(5, [9], 4)
+F = np.float32
+
+
+class OnHarness:
+    """An array as a library of the device would have it, in the harness' memory."""
+
+    def __init__(self, values: np.ndarray, number: int = 0) -> None:
+        self.values, self.number = values, number
+
+    @property
+    def __cuda_array_interface__(self) -> dict[str, Any]:
+        return self.values.__array_interface__
+
+    def __len__(self) -> int:
+        return len(self.values)
+
+    def __getitem__(self, key: Any) -> OnHarness:
+        return OnHarness(self.values[key], self.number)
+
+    def __setitem__(self, key: Any, other: OnHarness) -> None:
+        self.values[key] = other.values
+
+
+def copied(values: np.ndarray, number: int = 0) -> OnHarness:
+    return OnHarness(np.array(values), number)
+
+
+LIBRARY = _devices.Library(
+    place=lambda array: array.number,
+    device=lambda number: replace(column.device(), number=number),
+    empty=lambda number, shape, dtype: OnHarness(np.full(shape, 77, dtype), number),
+    from_host=lambda number, array: copied(array, number),
+    to_host=lambda array: array.values.copy(),
+    take=lambda array, rows: copied(array.values[rows], array.number),
+)
+
+
+@pytest.fixture(autouse=True)
+def _harness_is_a_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(_devices.LIBRARIES, __name__.partition(".")[0], LIBRARY)
+    monkeypatch.setitem(_devices.PLACES, "harness", lambda number: (LIBRARY, number))
+
+
+def genomes() -> np.ndarray:
+    return ops.init_genomes(NETWORK.layout, 3, seed=4)
+
+
+def batch() -> tuple[np.ndarray, np.ndarray]:
+    rng = np.random.default_rng(0)
+    return rng.standard_normal((7, 5), F), rng.integers(0, 4, 7)
+
+
+def test_results_are_of_the_caller_s_kind_with_the_bits_of_the_host() -> None:
+    x, y = batch()
+    index = np.array([2, 0], np.int32)
+    device = copied(genomes()), NETWORK, copied(x)
+    outputs = ops.network_forward(*device, index=index)
+    assert isinstance(outputs, OnHarness)
+    assert_same_bits(outputs.values, ops.network_forward(genomes(), NETWORK, x, index=index))
+    results = ops.network_loss(*device, copied(y), index=index)
+    expected = ops.network_loss(genomes(), NETWORK, x, y, index=index)
+    for result, reference in zip(results, expected, strict=True):
+        assert_same_bits(result.values, reference)
+
+
+def test_variation_writes_rows_of_a_population_on_the_device() -> None:
+    bank, own = copied(np.zeros((6, NETWORK.layout.size), F)), np.zeros((6, NETWORK.layout.size), F)
+    for place in (bank, own):
+        ops.init_genomes(NETWORK.layout, 3, seed=4, out=place[:3])
+        ops.crossover_mutate(
+            place,
+            np.array([[0, 1, 2], [1, 1, 0]], np.int32),
+            np.array([0, 0.5, 0.1], F),
+            seed=1,
+            generation=2,
+            out=place,
+            out_rows=np.array([5, 3, 4], np.int32),
+        )
+    assert_same_bits(bank.values, own)
+
+
+def test_nes_on_the_device() -> None:
+    table = np.array([[0.25, 0.75, 0], [0.5, 0.25, 0.25]], F)
+    losses = np.array([3, 1, 2, 2], F)
+    chosen = ops.nes_sample(copied(table), 4, seed=1, step=2)
+    assert_same_bits(chosen.values, ops.nes_sample(table, 4, seed=1, step=2))
+    result = ops.nes_update(copied(table), chosen, copied(losses), learning_rate=0.1)
+    expected = ops.nes_update(table, chosen.values, losses, learning_rate=0.1)
+    assert_same_bits(result.values, expected)
+
+
+def test_arrays_in_different_places_are_refused() -> None:
+    x, y = batch()
+    with pytest.raises(BackendError, match=r"genomes\[0\]: expected an array on a device, as x"):
+        ops.network_forward(genomes(), NETWORK, copied(x))
+    with pytest.raises(BackendError, match=r"x: expected an array on a device, as genomes.*host"):
+        ops.network_forward(copied(genomes()), NETWORK, x)
+    with pytest.raises(BackendError, match="y: expected an array on a device"):
+        ops.network_loss(copied(genomes()), NETWORK, copied(x), y)
+    with pytest.raises(
+        BackendError, match=r"genomes.*: expected an array on device 1, as x, got on device 0"
+    ):
+        ops.network_forward(copied(genomes()), NETWORK, copied(x, number=1))
+
+
+def test_a_back_end_works_where_the_arrays_are_or_not_at_all() -> None:
+    x, _ = batch()
+    with pytest.raises(BackendError, match="an array on the host for backend='cpu', got on a dev"):
+        ops.network_forward(copied(genomes()), NETWORK, copied(x), backend="cpu")
+
+
+def test_numbers_per_individual_are_on_the_host() -> None:
+    x, _ = batch()
+    index = copied(np.zeros(2, np.int32))
+    with pytest.raises(BackendError, match="index: expected an array on the host"):
+        ops.network_forward(copied(genomes()), NETWORK, copied(x), index=index)
+    parents, sigma = np.zeros((1, 2), np.int32), copied(np.zeros(2, F))
+    with pytest.raises(BackendError, match="sigma: expected an array on the host"):
+        ops.crossover_mutate(copied(genomes()), parents, sigma, seed=1, generation=1)
+
+
+def test_layouts_are_checked_on_the_device_too() -> None:
+    x, y = batch()
+    with pytest.raises(DtypeError, match=r"x: expected float32 .*got float64 \[7, 5\]"):
+        ops.network_forward(copied(genomes()), NETWORK, copied(x.astype(np.float64)))
+    with pytest.raises(ShapeError, match=r"genomes: expected \[P, G\] = \[3, 94\]"):
+        ops.network_forward(copied(genomes()[:, :-1]), NETWORK, copied(x))
+    with pytest.raises(LayoutError, match=r"x: .*contiguous last axis"):
+        ops.network_forward(copied(genomes()), NETWORK, OnHarness(np.asfortranarray(x)))
+    with pytest.raises(DtypeError, match="y: expected int64"):
+        ops.network_loss(copied(genomes()), NETWORK, copied(x), copied(y.astype(np.int32)))
+    memory = copied(np.zeros((3, 7, 5), F))
+    out = OnHarness(memory.values[:, :, :4])
+    with pytest.raises(ArgumentError, match="out: expected memory apart from x, got an overlap"):
+        ops.network_forward(copied(genomes()), NETWORK, memory, out=out)
+
+
+def test_an_array_on_a_device_is_never_read_by_numpy() -> None:
+    view = _devices.view("x", copied(np.zeros((2, 3), F)))
+    with pytest.raises(BackendError, match="copy it to the host"):
+        np.asarray(view)
+    with pytest.raises(ValueError, match="copy"):
+        view[:, :2].reshape(4)
+
+
+def test_devices_by_name() -> None:
+    with pytest.raises(BackendError, match=r"device: expected cpu, cuda, .*got gpu"):
+        EA(NETWORK.layout, EAConfig(population=4), device="gpu")
+
+
+@pytest.mark.parametrize("crossover", ["uniform", "rows"])
+def test_the_ea_on_a_device_is_the_ea_on_the_host(crossover: Any) -> None:
+    config = EAConfig(population=12, generations=3, crossover=crossover, sigma=0.05, seed=5)
+    layers = (Flatten(), Dense(17, "relu"), Dense(8, "relu"), Dense(3))
+    network = Network(layers, dataset().image_shape)
+    runs = []
+    for device in ("cpu", "harness"):
+        settings = ClassificationConfig(batch=32)
+        problem = Classification(dataset(), network, settings, seed=5, device=device)
+        population = first_generation(problem, config, device)
+        for generation in range(1, 4):
+            population = next_generation(population, problem, config, generation)
+        runs.append((population, _devices.to_host(population.genomes)))
+    (own, own_genomes), (there, genomes_there) = runs
+    assert isinstance(there.genomes, OnHarness)
+    assert_same_bits(there.fitness, own.fitness)
+    assert_same_bits(genomes_there[there.rows], own_genomes[own.rows])

@@ -1,43 +1,8 @@
 // Networks, whole and layer by layer.
+#include "core/step_table.h"
 #include "cpu/bindings.h"
 
 namespace {
-
-// A row of the step table that evokern/backends/steps.py makes of a network. Parameters are a bank
-// (-1: none) and an offset into its rows.
-enum StepField {
-  kKind,
-  kActivation,
-  kInputs,
-  kOutputs,
-  kSource,
-  kOther,
-  kTarget,
-  kWeights,
-  kBias = kWeights + 2,
-  kRecurrent = kBias + 2,
-  kScale = kRecurrent + 2,
-  kShift = kScale + 2,
-  kLength = kShift + 2,
-  kWholeSequence,
-  kChannels,
-  kHeight,
-  kWidth,
-  kChannelsFirst,
-  kKernelHeight,
-  kKernelWidth,
-  kStrideHeight,
-  kStrideWidth,
-  kPadHeight,
-  kPadWidth,
-  kOutChannels,
-  kOutHeight,
-  kOutWidth,
-  kCountIncludePad,
-  kOffsets,
-  kPlaces,
-  kStepFields
-};
 
 float kNoBias[65536];  // zeros for as many outputs as evokern/layers.py allows
 
@@ -62,40 +27,11 @@ std::vector<evk::Step> steps_of(const py::object& program, const Banks& banks) {
   const auto places = program.attr("places").cast<Array>();
   std::vector<evk::Step> steps(static_cast<size_t>(table.shape(0)));
   for (size_t i = 0; i < steps.size(); ++i) {
-    const int64_t* f = data<int64_t>(table) + i * kStepFields;
-    evk::Step& s = steps[i];
-    s = evk::Step{};
-    s.kind = static_cast<evk::StepKind>(f[kKind]);
-    s.activation = static_cast<int>(f[kActivation]);
-    s.slope = data<float>(slopes)[i];
-    s.inputs = f[kInputs];
-    s.outputs = f[kOutputs];
-    s.source = static_cast<int>(f[kSource]);
-    s.other = static_cast<int>(f[kOther]);
-    s.target = static_cast<int>(f[kTarget]);
-    s.weights = banks.parameter(f + kWeights);
-    s.bias = banks.parameter(f + kBias);
-    s.recurrent = banks.parameter(f + kRecurrent);
-    s.scale = banks.parameter(f + kScale);
-    s.shift = banks.parameter(f + kShift);
-    s.length = f[kLength];
-    s.whole_sequence = f[kWholeSequence] != 0;
-    s.channels = f[kChannels];
-    s.height = f[kHeight];
-    s.width = f[kWidth];
-    s.channels_first = f[kChannelsFirst] != 0;
-    s.kernel_height = f[kKernelHeight];
-    s.kernel_width = f[kKernelWidth];
-    s.stride_height = f[kStrideHeight];
-    s.stride_width = f[kStrideWidth];
-    s.pad_height = f[kPadHeight];
-    s.pad_width = f[kPadWidth];
-    s.out_channels = f[kOutChannels];
-    s.out_height = f[kOutHeight];
-    s.out_width = f[kOutWidth];
-    s.count_include_pad = f[kCountIncludePad] != 0;
-    s.offsets = data<int32_t>(places) + f[kOffsets];
-    s.places = data<int32_t>(places) + f[kPlaces];
+    const int64_t* f = data<int64_t>(table) + i * evk::kStepFields;
+    steps[i] = evk::step_of(f, data<float>(slopes)[i],
+                            [&](const int64_t* from) { return banks.parameter(from); });
+    steps[i].offsets = data<int32_t>(places) + f[evk::kOffsets];
+    steps[i].places = data<int32_t>(places) + f[evk::kPlaces];
   }
   return steps;
 }

@@ -1,43 +1,8 @@
 // Networks layer by layer, pools, affine, residual.
+#include "core/step_table.h"
 #include "cuda/bindings.h"
 
 namespace {
-
-// A row of the step table that evokern/backends/steps.py makes of a network. Parameters are a bank
-// (-1: none) and an offset into its rows.
-enum StepField {
-  kKind,
-  kActivation,
-  kInputs,
-  kOutputs,
-  kSource,
-  kOther,
-  kTarget,
-  kWeights,
-  kBias = kWeights + 2,
-  kRecurrent = kBias + 2,
-  kScale = kRecurrent + 2,
-  kShift = kScale + 2,
-  kLength = kShift + 2,
-  kWholeSequence,
-  kChannels,
-  kHeight,
-  kWidth,
-  kChannelsFirst,
-  kKernelHeight,
-  kKernelWidth,
-  kStrideHeight,
-  kStrideWidth,
-  kPadHeight,
-  kPadWidth,
-  kOutChannels,
-  kOutHeight,
-  kOutWidth,
-  kCountIncludePad,
-  kOffsets,
-  kPlaces,
-  kStepFields
-};
 
 // A NumPy array in one piece.
 template <class T>
@@ -81,34 +46,8 @@ std::vector<evk::Step> steps_of(const py::object& program, const Banks& banks) {
   const HostArray<float> slopes(program.attr("slopes"));
   std::vector<evk::Step> steps(static_cast<size_t>(table.rows()));
   for (size_t i = 0; i < steps.size(); ++i) {
-    const int64_t* f = table.data() + i * kStepFields;
-    evk::Step& s = steps[i];
-    s = evk::Step{};
-    s.kind = static_cast<evk::StepKind>(f[kKind]);
-    s.activation = static_cast<int>(f[kActivation]);
-    s.slope = slopes.data()[i];
-    s.inputs = f[kInputs];
-    s.outputs = f[kOutputs];
-    s.weights = banks.parameter(f + kWeights);
-    s.bias = banks.parameter(f + kBias);
-    s.recurrent = banks.parameter(f + kRecurrent);
-    s.scale = banks.parameter(f + kScale);
-    s.shift = banks.parameter(f + kShift);
-    s.length = f[kLength];
-    s.whole_sequence = f[kWholeSequence] != 0;
-    s.channels = f[kChannels];
-    s.height = f[kHeight];
-    s.width = f[kWidth];
-    s.kernel_height = f[kKernelHeight];
-    s.kernel_width = f[kKernelWidth];
-    s.stride_height = f[kStrideHeight];
-    s.stride_width = f[kStrideWidth];
-    s.pad_height = f[kPadHeight];
-    s.pad_width = f[kPadWidth];
-    s.out_channels = f[kOutChannels];
-    s.out_height = f[kOutHeight];
-    s.out_width = f[kOutWidth];
-    s.count_include_pad = f[kCountIncludePad] != 0;
+    steps[i] = evk::step_of(table.data() + i * evk::kStepFields, slopes.data()[i],
+                            [&](const int64_t* from) { return banks.parameter(from); });
   }
   return steps;
 }

@@ -72,7 +72,7 @@ _NONE = (-1, 0)
 
 @dataclass(frozen=True)
 class Step:
-    """One row of the table that ``csrc/cpu/bindings_network.cpp`` reads, in its order.
+    """One row of the table that ``csrc/core/step_table.h`` reads, in its order.
 
     Parameters are (bank, offset into its rows); ``offsets`` and ``places`` index the table of
     places.

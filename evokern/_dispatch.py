@@ -3,23 +3,31 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import cache
 from typing import Any
 
-from evokern._arrays import Host
+import numpy as np
+
+from evokern._arrays import Array, Host, address_of, expect
 from evokern._devices import DeviceArray
 from evokern._table import ON_DEVICE, automatic, resolve
 from evokern.backends.cuda.device import Device, use_device
-from evokern.errors import BackendError, message
+from evokern.errors import ArgumentError, BackendError, LayoutError, MemoryLimitError, message
+
+WORKSPACE_ALIGNMENT = 16  # bytes
 
 LEAST_CAPABILITY = 80
 """The kernels copy to shared memory asynchronously."""
 
 
-def choose(op: str, backend: str, **arrays: Host | None) -> Callable[..., Any]:
+def choose(
+    op: str, backend: str, workspace: Array | None = None, **arrays: Host | None
+) -> Callable[..., Any]:
     """The function of ``op`` for these arrays; ``auto`` follows from where they are.
 
-    Raises BackendError for a back end that is unknown or lacks the op, and for arrays that are
+    ``workspace`` stands in for the memory that it would ask of the arrays' library. Raises
+    BackendError for a back end that is unknown or lacks the op, and for arrays that are
     not all where it works.
     """
     device = None
@@ -36,7 +44,33 @@ def choose(op: str, backend: str, **arrays: Host | None) -> Callable[..., Any]:
         raise BackendError(
             message(first, f"an array on {where[1]} for backend={name!r}", f"on {where[0]}", mend)
         )
-    return function if device is None else _there(device, function)
+    if device is None:
+        if workspace is not None:
+            raise ArgumentError(message("workspace", "None for arrays on the host", "an array"))
+        return function
+    return _there(device if workspace is None else _within(workspace, device), function)
+
+
+def _within(workspace: Array, device: Device) -> Device:
+    """The device with the workspace for its memory."""
+    memory = expect("workspace", workspace, np.uint8, "[bytes]", 1)
+    if not isinstance(memory, DeviceArray) or memory.device.number != device.number:
+        got = "on another device" if isinstance(memory, DeviceArray) else "on the host"
+        raise BackendError(message("workspace", f"an array on device {device.number}", got))
+    address = address_of(memory)
+    if address % WORKSPACE_ALIGNMENT:
+        wanted = f"an address that is a multiple of {WORKSPACE_ALIGNMENT}"
+        raise LayoutError(message("workspace", wanted, str(address)))
+
+    def empty(count: int) -> int:
+        if count > memory.size:
+            mend = "ask evokern.ops.workspace_bytes"
+            raise MemoryLimitError(
+                message("workspace", f"at least {count} bytes", str(memory.size), mend)
+            )
+        return address
+
+    return replace(device, empty=empty, address=int, limit=memory.size)
 
 
 def _common_device(arrays: dict[str, Host | None]) -> Device:

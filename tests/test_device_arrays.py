@@ -17,8 +17,15 @@ from tiny import dataset
 
 from evokern import _devices, ops
 from evokern.drivers.ea import EA, EAConfig, first_generation, next_generation
-from evokern.errors import ArgumentError, BackendError, DtypeError, LayoutError, ShapeError
-from evokern.network import Dense, Flatten, Network
+from evokern.errors import (
+    ArgumentError,
+    BackendError,
+    DtypeError,
+    LayoutError,
+    MemoryLimitError,
+    ShapeError,
+)
+from evokern.network import Conv2d, Dense, Flatten, Network
 from evokern.problems.classification import Classification, ClassificationConfig
 from evokern.testing import assert_same_bits
 
@@ -190,3 +197,53 @@ def test_the_ea_on_a_device_is_the_ea_on_the_host(crossover: Any) -> None:
     assert isinstance(there.genomes, OnHarness)
     assert_same_bits(there.fitness, own.fitness)
     assert_same_bits(genomes_there[there.rows], own_genomes[own.rows])
+
+
+WORKSPACES = {
+    "fused": (Network.mlp(5, [9], 4), 12),
+    "few samples": (Network.mlp(5, [9], 4), 3),
+    "layers": (Network((Conv2d(3, 3, activation="relu"), Flatten(), Dense(4)), (2, 5, 5)), 9),
+}
+
+
+@pytest.mark.parametrize("name", WORKSPACES)
+def test_any_workspace_that_holds_a_slot_will_do(name: str) -> None:
+    network, count = WORKSPACES[name]
+    genomes = ops.init_genomes(network.layout, 7, seed=4)
+    rng = np.random.default_rng(1)
+    x, y = rng.standard_normal((count, *network.input_shape), F), rng.integers(0, 4, count)
+    expected = ops.network_loss(genomes, network, x, y)
+    device = copied(genomes), network, copied(x), copied(y)
+    whole = ops.workspace_bytes(network, 7, count)
+    with pytest.raises(MemoryLimitError, match=r"workspace: expected at least \d+ bytes, got 0"):
+        ops.network_loss(*device, workspace=_bytes(0))
+    least = next(size for size in range(0, whole + 1, 16) if _runs(device, size))
+    for size in {whole, (whole + least) // 2, least}:
+        results = ops.network_loss(*device, workspace=_bytes(size))
+        for result, reference in zip(results, expected, strict=True):
+            assert_same_bits(result.values, reference)
+
+
+def _runs(device: tuple[Any, ...], size: int) -> bool:
+    try:
+        ops.network_loss(*device, workspace=_bytes(size))
+    except MemoryLimitError:
+        return False
+    return True
+
+
+def _bytes(size: int) -> OnHarness:
+    memory = np.full(size + 256, 0xFF, np.uint8)
+    start = -memory.ctypes.data % 256
+    return OnHarness(memory[start : start + size])
+
+
+def test_a_workspace_is_bytes_on_the_device() -> None:
+    x, y = batch()
+    device = copied(genomes()), NETWORK, copied(x), copied(y)
+    with pytest.raises(DtypeError, match="workspace: expected uint8"):
+        ops.network_loss(*device, workspace=copied(np.zeros(9, F)))
+    with pytest.raises(BackendError, match="workspace: expected an array on device 0, got on the"):
+        ops.network_loss(*device, workspace=np.zeros(4096, np.uint8))
+    with pytest.raises(ArgumentError, match="workspace: expected None for arrays on the host"):
+        ops.network_loss(genomes(), NETWORK, x, y, workspace=np.zeros(4096, np.uint8))

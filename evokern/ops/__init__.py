@@ -1,8 +1,10 @@
 """The public operations on populations: checks, then the kernel of the chosen back end.
 
-Arrays may be NumPy, torch (CPU) or anything with DLPack on the host; results come back as the
-caller's kind without a copy. The last axis must be contiguous, other strides are free. All ops
-take ``backend="auto" | "cpu" | "reference"`` and, where it makes sense, ``out=``.
+Arrays may be NumPy, torch or anything with DLPack on the host, or torch and CuPy on a CUDA device;
+results come back as the caller's kind without a copy. The last axis must be contiguous, other
+strides are free. What has one number per individual (parents, sigma, index, classes) is on the host
+always; on a device the ops do not wait and so do not look at values there. All ops take
+``backend="auto" | "cpu" | "cuda" | "reference"`` and, where it makes sense, ``out=``.
 
 Shapes: **P** population, **G** genes, **S** slots (what one call evaluates), **B** batch, **R**
 parents, **I/O** features in and out, **C H W** channels, height, width, **N** assigned layers,
@@ -22,7 +24,7 @@ from evokern.ops.layers import (
     max_pool2d,
     residual,
 )
-from evokern.ops.network import network_forward, network_loss
+from evokern.ops.network import network_forward, network_loss, workspace_bytes
 from evokern.ops.variation import crossover_mutate, init_genomes, mutate_sigma, replay
 
 __all__ = [
@@ -41,4 +43,5 @@ __all__ = [
     "network_loss",
     "replay",
     "residual",
+    "workspace_bytes",
 ]

@@ -16,7 +16,8 @@ from evokern._checks import (
     merged,
 )
 from evokern._dispatch import choose
-from evokern._values import one_of
+from evokern._values import integer, one_of
+from evokern.backends.cuda.network import plan_bytes
 from evokern.errors import ShapeError, message
 from evokern.network import Network
 from evokern.rules import LOSSES, LossName, Precision
@@ -31,6 +32,7 @@ def network_forward(
     precision: Precision = "fp32",
     x_scale: float | None = None,
     out: Array | None = None,
+    workspace: Array | None = None,
     backend: str = "auto",
 ) -> Array:
     """Outputs of many networks of one architecture: float32 [S, B, *output_shape].
@@ -48,6 +50,8 @@ def network_forward(
             products rounded to bf16).
         x_scale: what uint8 inputs are multiplied with, one rounding to fp32.
         out: float32 [S, B, *output_shape] to write to.
+        workspace: uint8 [bytes] on the device for what is between layers, of ``workspace_bytes``
+            or less; None: memory of the arrays' library. Not on the host.
         backend: see the module.
     """
     check_precision(precision, backend)
@@ -56,7 +60,7 @@ def network_forward(
     inputs: dict[str, Any] = {f"genomes[{number}]": bank for number, bank in enumerate(given.banks)}
     target = output(out, shape, "[S, B, *output_shape]", x=given.x, **inputs)
     merged("out", target, 2)
-    compute = choose("network_forward", backend, x=given.x, **inputs, out=target)
+    compute = choose("network_forward", backend, workspace, x=given.x, **inputs, out=target)
     if target.size:
         compute(
             given.banks,
@@ -81,13 +85,14 @@ def network_loss(
     loss: LossName = "cross_entropy",
     precision: Precision = "fp32",
     x_scale: float | None = None,
+    workspace: Array | None = None,
     backend: str = "auto",
 ) -> tuple[Array, Array]:
     """Mean loss and number of correct predictions per slot: float32 [S], int32 [S].
 
     Args:
-        genomes, network, x, index, precision, x_scale, backend: as in ``network_forward``; the
-            network's output must be flat.
+        genomes, network, x, index, precision, x_scale, workspace, backend: as in
+            ``network_forward``; the network's output must be flat.
         y: integer labels [B] or [S, B]; for ``mse`` float32 targets [B, O] or [S, B, O].
         classes: int32 [S]: outputs past a slot's class count take no part in loss and argmax.
         loss: ``cross_entropy`` (Eq. 5.5) or ``mse``; with ``mse`` no prediction counts as correct.
@@ -110,7 +115,7 @@ def network_loss(
     inputs |= {"x": given.x, "y": targets}
     losses = empty_beside(given.x, (slots,), np.float32, "loss [S]")
     correct = empty_beside(given.x, (slots,), np.int32, "correct [S]")
-    compute = choose("network_loss", backend, **inputs)
+    compute = choose("network_loss", backend, workspace, **inputs)
     if slots:
         compute(
             given.banks,
@@ -127,6 +132,24 @@ def network_loss(
         )
     kind = like(_kind_of(genomes, x))
     return kind(losses), kind(correct)
+
+
+def workspace_bytes(
+    network: Network, slots: int, batch: int, *, shared: bool = True, of_bytes: bool = False
+) -> int:
+    """Bytes of a ``workspace`` with which ``network_loss`` and ``network_forward`` run on a device.
+
+    With fewer they run in more pieces, down to what one slot needs.
+
+    Args:
+        network: the architecture.
+        slots, batch: S and B.
+        shared: whether x is one batch for all slots.
+        of_bytes: whether x is uint8.
+    """
+    slots = integer("slots", slots, 0, 2**31 - 1)
+    batch = integer("batch", batch, 1, 2**31 - 1)
+    return plan_bytes(network, slots, batch, shared=bool(shared), of_bytes=bool(of_bytes))
 
 
 def _kind_of(genomes: Array, x: Array) -> Array:

@@ -22,7 +22,8 @@ _current: ContextVar[Device] = ContextVar("device")
 class Device:
     """``native`` holds the kernels; ``empty(bytes)`` gives uint8 [bytes] on the device.
 
-    ``number`` is the device's. ``checks``: ops wait for the device and say what it found wrong in
+    ``number`` is the device's, ``limit`` the bytes that ``empty`` can give, where they are few.
+    ``checks``: ops wait for the device and say what it found wrong in
     arrays there; so they do with EVOKERN_CHECK=1, too.
     """
 
@@ -32,6 +33,7 @@ class Device:
     stream: int = 0
     checks: bool = False
     number: int = 0
+    limit: int | None = None
 
 
 @contextmanager

@@ -176,23 +176,16 @@ def fp32_only(precision: str) -> None:
         raise BackendError(f"precision: {precision}: the CUDA kernels compute in fp32 only so far")
 
 
-def workspace_bytes(
-    network: Network,
-    slots: int,
-    samples: int,
-    *,
-    shared: bool = True,
-    of_bytes: bool = False,
-    loss: bool = True,
-    limit: int = WORKSPACE_BYTES,
-) -> int:
-    """Bytes that ``network_loss`` (or ``network_forward``) takes for what is between layers.
-
-    ``shared``: one batch for all slots; ``of_bytes``: x is uint8. More than ``limit`` only where a
-    single slot needs it.
-    """
+def plan_bytes(network: Network, slots: int, samples: int, *, shared: bool, of_bytes: bool) -> int:
+    """See ``ops.workspace_bytes``: what the largest plan takes, control arrays included."""
     layers, shape = network.layers, network.input_shape
-    return _plan(layers, shape, slots, samples, shared, of_bytes, loss, False, limit).bytes
+    plans = (
+        _plan(layers, shape, slots, samples, shared, of_bytes, loss, False, WORKSPACE_BYTES)
+        for loss in (False, True)
+    )
+    banks = len(network.layout.blocks)
+    controls = _aligned(4 * max(1, banks) * slots) + _aligned(4 * slots)
+    return controls + max(plan.bytes for plan in plans)
 
 
 def _plan_for(
@@ -208,12 +201,15 @@ def _plan_for(
 ) -> Plan:
     axes = len(x.shape) - len(input_shape)
     slots, samples = index.shape[1], x.shape[axes - 1]
+    limit = current_device().limit
+    if limit is None:
+        limit = WORKSPACE_BYTES
+    else:  # beside index and classes
+        limit = max(0, limit - _aligned(index.nbytes) - _aligned(4 * slots))
     if banks and banks[0].dtype == np.float32 and _fuses(layers, input_shape, samples):
-        return _fused_plan(layers, input_shape, slots, samples, axes == 1, loss, bias_apart)
+        return _fused_plan(layers, input_shape, slots, samples, axes == 1, loss, bias_apart, limit)
     of_bytes = x_scale is not None
-    return _plan(
-        layers, input_shape, slots, samples, axes == 1, of_bytes, loss, bias_apart, WORKSPACE_BYTES
-    )
+    return _plan(layers, input_shape, slots, samples, axes == 1, of_bytes, loss, bias_apart, limit)
 
 
 def _fuses(layers: tuple[Layer, ...], input_shape: tuple[int, ...], samples: int) -> bool:
@@ -236,9 +232,10 @@ def _fused_plan(
     shared: bool,
     loss: bool,
     bias_apart: bool,
+    limit: int,
 ) -> Plan:
     of_slot = samples * _RESULT_BYTES
-    chunk = max(1, min(slots, WORKSPACE_BYTES // of_slot)) if loss else max(1, slots)
+    chunk = max(1, min(slots, limit // _ALIGNMENT * _ALIGNMENT // of_slot)) if loss else slots
     return Plan(
         compile_steps(layers, input_shape, tiles=False, bias_apart=bias_apart),
         slots=chunk,

@@ -57,7 +57,7 @@ EVK_INLINE i64 padded_image(const NetworkParams& p, const Step& s) {
   return conv_channels(p, s) * (s.height + 2 * s.pad_height) * (s.width + 2 * s.pad_width);
 }
 
-// --- activations ---------------------------------------------------------------------------------
+// --- activations --------------------------------------------------------------------------------
 
 template <int Code>
 void activate_all(float* y, i64 count, float slope) {
@@ -92,7 +92,7 @@ EVK_INLINE void activate_in_place(float* y, i64 count, int activation, float slo
   }
 }
 
-// --- losses --------------------------------------------------------------------------------------
+// --- losses -------------------------------------------------------------------------------------
 
 // Of every sample of every slot, [slots, samples].
 struct SampleResults {

@@ -13,7 +13,7 @@ namespace {
 
 constexpr i64 kPanelBytes = 384 << 10;  // of the second cache that panels may take
 
-// --- how a call is cut ---------------------------------------------------------------------------
+// --- how a call is cut --------------------------------------------------------------------------
 
 struct Plan {
   int threads;
@@ -130,7 +130,7 @@ void run_steps(const NetworkParams& p, const Plan& plan, i64 begin, i64 end, i64
   }
 }
 
-// --- samples in, results out ---------------------------------------------------------------------
+// --- samples in, results out --------------------------------------------------------------------
 
 // Buffer 0 of samples [first, first + count) of a slot. `copies`: what convolutions read in jumps
 // is first read in order; else fp32 is read where it lies (no step writes to buffer 0).

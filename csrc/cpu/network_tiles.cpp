@@ -16,7 +16,7 @@ using Tile = float*;
 // What may be fetched ahead without driving out of the second cache what is in use.
 constexpr i64 kLookaheadBytes = 256 << 10;
 
-// --- steps on a tile -----------------------------------------------------------------------------
+// --- steps on a tile ----------------------------------------------------------------------------
 
 template <bool Max>
 void pool_window(const float* plane, const Step& s, Window rows, Window columns, float divisor,
@@ -91,7 +91,7 @@ void affine_tile(Tile y, const Step& s, const float* scale, const float* shift) 
   }
 }
 
-// --- one call ------------------------------------------------------------------------------------
+// --- one call -----------------------------------------------------------------------------------
 
 // How a call is cut: the head (steps before the first dense layer) runs once per tile when the
 // batch is shared; the rest runs once per slot and tile.
@@ -375,7 +375,7 @@ const float* run_tile(const NetworkParams& p, const Plan& plan, const Workspace&
   return x;
 }
 
-// --- what is done with the outputs ---------------------------------------------------------------
+// --- what is done with the outputs --------------------------------------------------------------
 
 void store_outputs(const NetworkParams& p, i64 slot, i64 tile, const float* z) {
   const i64 count = samples_in_tile(p, tile);

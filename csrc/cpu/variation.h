@@ -113,7 +113,7 @@ EVK_INLINE bool vectors_fit(const float* rows, i64 stride) {
          stride * sizeof(float) % sizeof(Float) == 0;
 }
 
-// --- crossover -----------------------------------------------------------------------------------
+// --- crossover ----------------------------------------------------------------------------------
 //
 // O is one offspring: `source`, `parent_count`, `rate_threshold`, the genomes `first` (parent 0)
 // and `parent(r)`, which begin with gene `origin`, and `weight(r)`.
@@ -236,7 +236,7 @@ EVK_INLINE void recombine_rows(const O& o, const GenePart* parts, i64 part_count
   }
 }
 
-// --- mutation ------------------------------------------------------------------------------------
+// --- mutation -----------------------------------------------------------------------------------
 
 struct Mutation {
   Distribution distribution;
@@ -262,7 +262,7 @@ EVK_INLINE FloatGroup mutate(const Source& source, const Mutation& mutation, flo
   return result;
 }
 
-// --- init ----------------------------------------------------------------------------------------
+// --- init ---------------------------------------------------------------------------------------
 
 // The genes [begin, end), all of one part; `out` begins with gene `origin`.
 EVK_INLINE void init_segment(const Source& source, float* out, i64 origin, i64 begin, i64 end,

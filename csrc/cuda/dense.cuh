@@ -297,7 +297,7 @@ dense_kernel(const __grid_constant__ DenseParams p) {
   }
 }
 
-// --- few samples ---------------------------------------------------------------------------------
+// --- few samples --------------------------------------------------------------------------------
 
 constexpr int kMostFew = 8;  // samples
 constexpr int kFewThreads = 128;

@@ -48,8 +48,7 @@ EVK_DEVICE void store4(float* p, Float4 v) { *reinterpret_cast<Float4*>(p) = v; 
 
 EVK_DEVICE bool aligned16(const void* p) { return reinterpret_cast<u64>(p) % 16 == 0; }
 
-// --- copies from global to shared memory that run by themselves
-// -----------------------------------
+// --- copies from global to shared memory that run by themselves ---------------------------------
 //
 // A copy belongs to the group that the thread commits next; wait<N> returns when all but the N
 // newest groups of this thread have arrived. Other threads see them after a barrier.

@@ -30,7 +30,7 @@ Values<const float> read_only(const Values<float>& v) {
   return Values<const float>{v.data, v.slot_stride, v.sample_stride};
 }
 
-// --- one launch each -----------------------------------------------------------------------------
+// --- one launch each ----------------------------------------------------------------------------
 
 template <Rule R>
 int launch_elements(ElementsParams p, void* stream) {
@@ -107,7 +107,7 @@ int launch_conv(const ConvParams& p, void* stream) {
   return launch_conv_tiles<Tile<128, 64, 8, 8>>(p, rows, stream);
 }
 
-// --- a network -----------------------------------------------------------------------------------
+// --- a network ----------------------------------------------------------------------------------
 
 // Some slots of a network; with `slots` 1 and the shared batch, its head.
 struct Run {

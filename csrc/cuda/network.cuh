@@ -45,8 +45,7 @@ struct FusedNetworkParams {
   i32* sample_right;     // [slots, samples]
 };
 
-// --- weights on their way
-// -------------------------------------------------------------------------
+// --- weights on their way -----------------------------------------------------------------------
 
 // Rows of a layer that fit a chunk.
 EVK_DEVICE int chunk_rows(const FusedLayer& layer) {
@@ -58,8 +57,15 @@ struct WeightChunks {
   const FusedNetworkParams& p;
   const i64 slot;
   float* const memory;  // [2, kChunkFloats]
-  int layer, row;       // what comes next
-  int number;           // of chunks that were sent for
+  const float* next;    // weights that come next: of row `row` of layer `layer`
+  int layer, row;
+  int number;  // of chunks that were sent for
+
+  __device__ __forceinline__ void begin_layer(int number_of_layer) {
+    layer = number_of_layer;
+    row = 0;
+    if (layer < p.layer_count) next = row_of<float>(p.layers[layer].weights, slot);
+  }
 
   // Sends for the next chunk, if there is one, into the half that is free.
   __device__ __forceinline__ void request() {
@@ -67,7 +73,7 @@ struct WeightChunks {
       const FusedLayer& l = p.layers[layer];
       const int left = l.inputs - row, most = chunk_rows(l);
       const int count = (left < most ? left : most) * l.outputs;
-      const float* from = row_of<float>(l.weights, slot) + static_cast<i64>(row) * l.outputs;
+      const float* from = next;
       float* to = memory + number % 2 * kChunkFloats;
       const int thread = threadIdx.x, threads = blockDim.x;
       if (aligned16(from)) {
@@ -77,10 +83,8 @@ struct WeightChunks {
         for (int i = thread; i < count; i += threads) copy_async_4(to + i, from + i);
       }
       row += most;
-      if (row >= l.inputs) {
-        ++layer;
-        row = 0;
-      }
+      next += count;
+      if (row >= l.inputs) begin_layer(layer + 1);
     }
     copy_async_commit();
     ++number;
@@ -95,8 +99,7 @@ struct WeightChunks {
   }
 };
 
-// --- a layer
-// --------------------------------------------------------------------------------------
+// --- a layer ------------------------------------------------------------------------------------
 
 // Which sums a thread holds. Lanes go along samples first, eight of them at most, so that a warp
 // reads few distinct inputs and weights.
@@ -229,8 +232,7 @@ EVK_DEVICE void run_layers(const FusedNetworkParams& p, i64 slot, float* values,
   __syncthreads();
 }
 
-// --- samples in, results out
-// ----------------------------------------------------------------------
+// --- samples in, results out --------------------------------------------------------------------
 
 // x as [feature, sample]; missing samples are +0. A lane reads one sample, so that what it writes
 // does not meet other lanes in a bank.
@@ -295,7 +297,8 @@ EVK_KERNEL(kMostFusedThreads) fused_network_kernel(const __grid_constant__ Fused
   EVK_DYNAMIC_SHARED(float, values);  // [widest, tile], then the chunks
   const i64 tiles = (p.samples + p.tile - 1) / p.tile;
   const i64 slot = blockIdx.x / tiles, first = blockIdx.x % tiles * p.tile;
-  WeightChunks chunks{p, slot, values + static_cast<i64>(p.widest) * p.tile, 0, 0, 0};
+  WeightChunks chunks{p, slot, values + static_cast<i64>(p.widest) * p.tile, nullptr, 0, 0, 0};
+  chunks.begin_layer(0);
   chunks.request();
   load_tile(p, slot, first, values);
   run_layers(p, slot, values, chunks);

@@ -11,7 +11,8 @@ int init_genomes(const InitGenomesParams& p, void* stream) {
   const Geometry g = geometry_of(p.genes, p.individuals);
   const int error = launch(init_genomes_kernel, g.grid, g.block, 0, stream, p);
   if (error != 0 || p.scheme != InitScheme::kUnitRows) return error;
-  return launch(unit_rows_kernel, grid_of_rows(p.part_count, p.individuals), kThreads, 0, stream, p);
+  return launch(unit_rows_kernel, grid_of_rows(p.part_count, p.individuals), kThreads, 0, stream,
+                p);
 }
 
 int crossover_mutate(const CrossoverMutateParams& p, void* stream) {

@@ -260,8 +260,7 @@ bytes_of_a_word(const Arguments a) {
   bytes[kRight ? i : i / 2] = static_cast<u8>(i);
 }
 
-// --- right ones, whose results, bytes and bank conflicts are known
-// ---------------------------------
+// From here on right ones, whose results, bytes and bank conflicts are known.
 
 template <bool>
 EVK_KERNEL(kThreads)

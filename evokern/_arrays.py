@@ -32,16 +32,6 @@ def to_view(name: str, value: Array) -> Host:
     """A NumPy view of ``value``, or a DeviceArray; refuses what is no array or requires grad."""
     if isinstance(value, DeviceArray):
         return cast(Host, value)
-    if _devices.on_device(value):
-        _refuse_grad(name, value)
-        return cast(Host, _devices.view(name, value))
-    return to_host(name, value)
-
-
-def to_host(name: str, value: Array) -> Host:
-    """A NumPy view of ``value``; refuses what is not an array on the host or requires grad."""
-    if isinstance(value, np.ndarray):
-        return value
     if _is_tensor(value):
         try:
             view: Host = value.numpy()  # a quarter of the time of DLPack
@@ -49,6 +39,21 @@ def to_host(name: str, value: Array) -> Host:
             pass  # what is wrong is found out below
         else:
             return view
+    if _devices.on_device(value):
+        _refuse_grad(name, value)
+        return cast(Host, _devices.view(name, value))
+    return _to_host(name, value)
+
+
+def to_host(name: str, value: Array) -> Host:
+    """A NumPy view of ``value``; refuses what is not an array on the host or requires grad."""
+    view = value if isinstance(value, np.ndarray) else to_view(name, value)
+    return _to_host(name, value) if isinstance(view, DeviceArray) else view
+
+
+def _to_host(name: str, value: Array) -> Host:
+    if isinstance(value, np.ndarray):
+        return value
     _refuse_grad(name, value)
     if hasattr(value, "__cuda_array_interface__") or _on_device(value):
         raise BackendError(
@@ -81,18 +86,23 @@ def _on_device(value: Array) -> bool:
 
 def like(value: Array) -> Callable[[Host], Array]:
     """What turns an op's result into the kind of ``value``, sharing its memory."""
-    if not isinstance(value, np.ndarray) and _devices.on_device(value):
-        return lambda array: cast(DeviceArray, array).owner
     if _is_tensor(value):
-        from_numpy: Callable[[Host], Array] = sys.modules["torch"].from_numpy
-        return from_numpy
+        return _as_tensor
     if isinstance(value, np.ndarray):
         return lambda array: array
+    if _devices.on_device(value):
+        return lambda array: cast(DeviceArray, array).owner
     namespace = getattr(value, "__array_namespace__", None)
     if namespace is not None:
         from_dlpack: Callable[[Host], Array] = namespace().from_dlpack
         return from_dlpack
     return lambda array: array
+
+
+def _as_tensor(array: Host) -> Array:
+    if isinstance(array, DeviceArray):
+        return array.owner
+    return sys.modules["torch"].from_numpy(array)
 
 
 def expect_host(

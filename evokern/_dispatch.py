@@ -22,33 +22,49 @@ LEAST_CAPABILITY = 80
 
 
 def choose(
-    op: str, backend: str, workspace: Array | None = None, **arrays: Host | None
+    op: str, backend: str, names: str, *arrays: Host | None, workspace: Array | None = None
 ) -> Callable[..., Any]:
     """The function of ``op`` for these arrays; ``auto`` follows from where they are.
 
-    ``workspace`` stands in for the memory that it would ask of the arrays' library. Raises
-    BackendError for a back end that is unknown or lacks the op, and for arrays that are
-    not all where it works.
+    ``names`` are theirs, with spaces between. ``workspace`` stands in for the memory that the op
+    would ask of the arrays' library. Raises BackendError for a back end that is unknown or lacks
+    the op, and for arrays that are not all where it works.
     """
-    device = None
-    for array in arrays.values():
+    for array in arrays:
         if isinstance(array, DeviceArray):
-            device = _common_device(arrays)
-            break
-    name = automatic(op, device is not None) if backend == "auto" else backend
+            return _choose_there(
+                op, backend, dict(zip(names.split(), arrays, strict=True)), workspace
+            )
+    if workspace is not None:
+        raise ArgumentError(message("workspace", "None for arrays on the host", "an array"))
+    function = _choose_here(op, backend)
+    if function is None:
+        wanted = f"an array on a device for backend={backend!r}"
+        raise BackendError(message(names.split()[0], wanted, "on the host", _OTHER_PLACE))
+    return function
+
+
+@cache
+def _choose_here(op: str, backend: str) -> Callable[..., Any] | None:
+    """None for a back end that works on a device."""
+    name = automatic(op, on_device=False) if backend == "auto" else backend
     function = resolve(op, name)
-    if (name in ON_DEVICE) != (device is not None):
-        first = next(iter(arrays))
-        where = ("the host", "a device") if device is None else ("a device", "the host")
-        mend = "copy it there, or choose another backend"
-        raise BackendError(
-            message(first, f"an array on {where[1]} for backend={name!r}", f"on {where[0]}", mend)
-        )
-    if device is None:
-        if workspace is not None:
-            raise ArgumentError(message("workspace", "None for arrays on the host", "an array"))
-        return function
+    return None if name in ON_DEVICE else function
+
+
+def _choose_there(
+    op: str, backend: str, arrays: dict[str, Host | None], workspace: Array | None
+) -> Callable[..., Any]:
+    device = _common_device(arrays)
+    name = automatic(op, on_device=True) if backend == "auto" else backend
+    function = resolve(op, name)
+    if name not in ON_DEVICE:
+        wanted = f"an array on the host for backend={name!r}"
+        raise BackendError(message(next(iter(arrays)), wanted, "on a device", _OTHER_PLACE))
     return _there(device if workspace is None else _within(workspace, device), function)
+
+
+_OTHER_PLACE = "copy it there, or choose another backend"
 
 
 def _within(workspace: Array, device: Device) -> Device:

@@ -275,6 +275,7 @@ def network_forward_forms() -> Iterator[Case]:
         options = {"banks": banks, "stored": "bf16", "memory": "odd rows"}
         yield case(f"odd bf16 rows, banks={banks}", LAYERED["residual images"], **options)
         yield case(f"no index, banks={banks}", LAYERED["elmans"], banks=banks, indexed=False)
+    yield case("elman on bytes per slot", LAYERED["elman"], x_scale=0.5, shared=False)
     yield case("image of bytes without layers", Network((), (2, 3, 2)), x_scale=0.5)
     yield case("flat bytes", Network((Flatten(),), (2, 3, 2)), x_scale=0.5, shared=False)
     for slots in (0, 1, 17):

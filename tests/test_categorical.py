@@ -374,7 +374,7 @@ WRONG: list[tuple[Any, dict[str, Any], type[EvokernError], str]] = [
     (sample, {"step": -1}, ArgumentError, "step: expected an int in [0, "),
     (sample, {"out": np.zeros((4, 4), np.int32)}, ShapeError, "out: expected [S, N] = [4, 5], got"),
     (sample, {"out": np.zeros((4, 5), F)}, DtypeError, "out: expected int32 [S, N], got float32"),
-    (sample, {"backend": "cuda"}, BackendError, "nes_sample on cuda is not built"),
+    (sample, {"backend": "cuda"}, BackendError, "probabilities: expected an array on a device"),
     (update, {"losses": np.zeros(3, F)}, ShapeError, "assignments: expected [S, N] = [3, 5], got"),
     (update, {"losses": np.zeros(4)}, DtypeError, "losses: expected float32 [S], got float64 [4]"),
     (update, {"losses": np.zeros((4, 1), F)}, ShapeError, "losses: expected float32 [S], got"),

@@ -10,10 +10,8 @@ from __future__ import annotations
 from typing import NoReturn
 
 import numpy as np
-import numpy.typing as npt
 
-from evokern import _arrays
-from evokern._arrays import Array, Host, expect, expect_shape, like, output
+from evokern._arrays import Array, Host, empty_beside, expect, expect_shape, like, output
 from evokern._devices import DeviceArray
 from evokern._dispatch import choose
 from evokern._values import finite, integer
@@ -56,8 +54,11 @@ def nes_sample(
     table, absent = _distributions(probabilities, mask)
     shape = (samples, len(table))
     target = None if out is None else output(out, shape, "[S, N]", dtype=np.int32)
-    result = _result(target, table, shape, np.int32, "out [S, N]")
-    compute = choose("nes_sample", backend, probabilities=table, mask=absent, out=target)
+    # On the host into an array of its own, so that out outlives an error.
+    result = target
+    if not isinstance(result, DeviceArray):
+        result = empty_beside(table, shape, np.int32, "out [S, N]")
+    compute = choose("nes_sample", backend, "probabilities mask out", table, absent, target)
     fault = compute(table, mask=absent, seed=seed, step=step, out=result)
     if fault >= 0:
         _refuse_row(table, absent, fault)
@@ -118,9 +119,11 @@ def nes_update(
     if min_probability * table.shape[1] > 1:
         _check_minimum(min_probability, table, absent)
     target = None if out is None else output(out, table.shape, "[N, K]")
-    result = _result(target, table, table.shape, np.float32, "out [N, K]")
-    inputs = {"probabilities": table, "assignments": chosen, "losses": loss}
-    compute = choose("nes_update", backend, **inputs, mask=absent, out=target)
+    result = target
+    if not isinstance(result, DeviceArray):
+        result = empty_beside(table, table.shape, np.float32, "out [N, K]")
+    names = "probabilities assignments losses mask out"
+    compute = choose("nes_update", backend, names, table, chosen, loss, absent, target)
     fault = compute(
         table,
         chosen,
@@ -140,19 +143,6 @@ def nes_update(
     if result is not target:
         target[...] = result
     return out
-
-
-def _result(
-    target: Host | None,
-    table: Host,
-    shape: tuple[int, ...],
-    dtype: npt.DTypeLike,
-    what: str,
-) -> Host:
-    """Where a kernel writes: on the host an array of its own, so that ``out`` outlives an error."""
-    if isinstance(target, DeviceArray):
-        return target
-    return _arrays.empty_beside(table, shape, dtype, what)
 
 
 def _distributions(probabilities: Array, mask: Array | None) -> tuple[Host, Host | None]:

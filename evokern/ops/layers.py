@@ -65,7 +65,7 @@ def dense_forward(
     batch = batch_of(values, (inputs,), len(slots))
     shape = (len(slots), batch, outputs)
     target = output(out, shape, "[S, B, O]", x=values, w=weights, **apart(bias))
-    compute = choose("dense_forward", backend, x=values, w=weights, b=bias, out=target)
+    compute = choose("dense_forward", backend, "x w b out", values, weights, bias, target)
     if target.size:
         compute(
             values,
@@ -130,7 +130,7 @@ def conv2d_forward(
     merged("x", values, values.ndim - 3)
     target = output(out, shape, "[S, B, O, H', W']", x=values, w=weights, **apart(bias))
     merged("out", target, 2)
-    compute = choose("conv2d_forward", backend, x=values, w=weights, b=bias, out=target)
+    compute = choose("conv2d_forward", backend, "x w b out", values, weights, bias, target)
     if target.size:
         compute(
             values,
@@ -203,7 +203,7 @@ def global_avg_pool(x: Array, *, out: Array | None = None, backend: str = "auto"
         wanted = "[..., C, H, W] with H, W >= 1"
         raise ShapeError(message("x", wanted, f"{list(values.shape)}"))
     target = output(out, values.shape[:-2], "[..., C]", x=values)
-    compute = choose("global_avg_pool", backend, x=values, out=target)
+    compute = choose("global_avg_pool", backend, "x out", values, target)
     if target.size:
         images = images_of("x", values)
         compute(images, out=rows_in_order("out", target))
@@ -234,7 +234,7 @@ def residual(
     target = output(out, first.shape, "[...]", in_place="x", x=first, y=second)
     for name, array in (("x", first), ("y", second), ("out", target)):
         merged(name, array, 0)
-    compute = choose("residual", backend, x=first, y=second, out=target)
+    compute = choose("residual", backend, "x y out", first, second, target)
     if target.size:
         slope = float(negative_slope)
         compute(first, second, activation=activation, negative_slope=slope, out=target)
@@ -272,7 +272,7 @@ def affine(
         raise ShapeError(message("x", f"[S={len(slots)}, B, C, ...]", f"{list(values.shape)}"))
     inputs = {"x": values, "scale": gain, "shift": offset}
     target = output(out, values.shape, "[S, B, C, ...]", in_place="x", **inputs)
-    compute = choose("affine", backend, **inputs, out=target)
+    compute = choose("affine", backend, "x scale shift out", values, gain, offset, target)
     if target.size:
         compute(merged("x", values, 3), gain, offset, index=slots, out=merged("out", target, 3))
     return out if out is not None else like(x)(target)
@@ -291,7 +291,7 @@ def _pool(
         raise ShapeError(message("x", "float32 [..., C, H, W]", f"{list(values.shape)}"))
     shape = (*values.shape[:-2], *pool_output(layer, *values.shape[-2:]))
     target = output(out, shape, "[..., C, H', W']", x=values)
-    compute = choose(op, backend, x=values, out=target)
+    compute = choose(op, backend, "x out", values, target)
     if target.size:
         images = images_of("x", values)
         results = images_of("out", target)

@@ -60,7 +60,9 @@ def network_forward(
     inputs: dict[str, Any] = {f"genomes[{number}]": bank for number, bank in enumerate(given.banks)}
     target = output(out, shape, "[S, B, *output_shape]", x=given.x, **inputs)
     merged("out", target, 2)
-    compute = choose("network_forward", backend, workspace, x=given.x, **inputs, out=target)
+    names = " ".join(["x", *inputs, "out"])
+    arrays = (given.x, *given.banks, target)
+    compute = choose("network_forward", backend, names, *arrays, workspace=workspace)
     if target.size:
         compute(
             given.banks,
@@ -111,11 +113,11 @@ def network_loss(
         expect_either("y", targets, (batch, outputs), slots)
     else:
         targets = labels_of(y, batch, outputs, counts, slots)
-    inputs: dict[str, Any] = {f"genomes[{number}]": bank for number, bank in enumerate(given.banks)}
-    inputs |= {"x": given.x, "y": targets}
     losses = empty_beside(given.x, (slots,), np.float32, "loss [S]")
     correct = empty_beside(given.x, (slots,), np.int32, "correct [S]")
-    compute = choose("network_loss", backend, workspace, **inputs)
+    names = " ".join([*(f"genomes[{number}]" for number in range(len(given.banks))), "x", "y"])
+    arrays = (*given.banks, given.x, targets)
+    compute = choose("network_loss", backend, names, *arrays, workspace=workspace)
     if slots:
         compute(
             given.banks,

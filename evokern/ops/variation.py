@@ -70,7 +70,7 @@ def init_genomes(
     if out is None:
         check_fits(n * layout.size * 4, "out [n, G]", rows=n)
     target = output(out, (n, layout.size), "[n, G]")
-    compute = choose("init_genomes", backend, out=target)
+    compute = choose("init_genomes", backend, "out", target)
     if target.size:
         compute(layout, seed=seed, scheme=scheme, first=first, out=target)
     return out if out is not None else target
@@ -146,7 +146,7 @@ def crossover_mutate(
         height = slots if rows is None else len(to_view("out", out))
         target = output(out, (height, genes), letters)
         expect_apart(target, pool, chosen, rows)
-    compute = choose("crossover_mutate", backend, genomes=pool, out=target)
+    compute = choose("crossover_mutate", backend, "genomes out", pool, target)
     if slots and genes:
         compute(
             pool,
@@ -193,7 +193,7 @@ def mutate_sigma(
     strength = expect("sigma", sigma, np.float32, "[S]", 1)
     non_negative("sigma", strength)
     target = output(out, strength.shape, "[S]", in_place="sigma", sigma=strength)
-    compute = choose("mutate_sigma", backend, sigma=strength, out=target)
+    compute = choose("mutate_sigma", backend, "sigma out", strength, target)
     if target.size:
         compute(strength, tau=tau, seed=seed, generation=generation, first=first, out=target)
     return out if out is not None else like(sigma)(target)
@@ -223,7 +223,7 @@ def replay(
     if out is None:
         check_fits(len(lineages) * layout.size * 4, "out [S, G]", rows=len(lineages))
     target = output(out, (len(lineages), layout.size), "[S, G]")
-    compute = choose("replay", backend, out=target)
+    compute = choose("replay", backend, "out", target)
     if target.size:
         compute(compile_program(lineages), layout, out=target)
     return out if out is not None else target

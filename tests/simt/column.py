@@ -26,7 +26,7 @@ _MODULES = ("variation", "lineage", "categorical", "layers", "pool", "network")
 def device() -> Device:
     """The processor as a device; builds the module at first. The memory it gives is NaN."""
     native = build.load(os.environ.get("EVOKERN_SIMT_VARIANT", "release"))
-    return Device(native, empty=native.empty, address=_address)
+    return Device(native, empty=native.empty, address=_address, checks=True)
 
 
 def _address(memory: np.ndarray) -> int:

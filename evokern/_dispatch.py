@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from dataclasses import replace
 from functools import cache
@@ -61,7 +62,7 @@ def _choose_there(
     if name not in ON_DEVICE:
         wanted = f"an array on the host for backend={name!r}"
         raise BackendError(message(next(iter(arrays)), wanted, "on a device", _OTHER_PLACE))
-    return _there(device if workspace is None else _within(workspace, device), function)
+    return _there(op, device if workspace is None else _within(workspace, device), function)
 
 
 _OTHER_PLACE = "copy it there, or choose another backend"
@@ -107,15 +108,21 @@ def _common_device(arrays: dict[str, Host | None]) -> Device:
     return chosen
 
 
-def _there(device: Device, function: Callable[..., Any]) -> Callable[..., Any]:
-    """The function with ``device`` as this thread's; afterwards it is what it was before."""
+def _there(op: str, device: Device, function: Callable[..., Any]) -> Callable[..., Any]:
+    """The function with ``device`` as this thread's; afterwards it is what it was before.
+
+    With EVOKERN_CHECK=1 it waits for the device, so that a failure there is told here.
+    """
     _expect_capability(device.native, device.number)
 
     def run(*arguments: Any, **options: Any) -> Any:
         before = device.native.select_device(device.number)
         try:
             with use_device(device):
-                return function(*arguments, **options)
+                result = function(*arguments, **options)
+            if os.environ.get("EVOKERN_CHECK") == "1":
+                device.native.synchronize(op, device.stream)
+            return result
         finally:
             device.native.select_device(before)
 

@@ -171,6 +171,8 @@ def conv2d_forward_cases() -> Iterator[Case]:
     for width in range(1, 35):
         yield case(f"width {width}", 3, 3, 1, 1, (1, 2, width), 2, 2)
         yield case(f"width {width}, stride 2", 3, 3, 2, 1, (2, 3, width), 2, 2, bias=False)
+    for outputs in (16, 32, 65):  # all shapes of CUDA's tiles, more than one of each
+        yield case(f"large image, {outputs} outputs", outputs, 2, 1, 0, (2, 12, 12), 2, 3)
     for channels in (3, 17, 65):
         yield case(f"{channels} channels", 3, 3, 1, 1, (channels, 5, 4), 2, 2)
     for slots, shared in itertools.product((0, 1, 2, 17), (False, True)):

@@ -20,6 +20,15 @@ py::bytes download(Address from, size_t bytes, Address stream) {
   return py::bytes(result);
 }
 
+void synchronize(const char* op, Address stream) {
+  int error;
+  {
+    const py::gil_scoped_release waiting;
+    error = evk::cuda::synchronize(stream_of(stream));
+  }
+  check(op, error);
+}
+
 // (devices, why there are none)
 py::tuple device_count() {
   int error = 0;
@@ -51,6 +60,7 @@ py::tuple memory_info() {
 PYBIND11_MODULE(EVK_MODULE, m) {
   m.def("upload", &upload);
   m.def("download", &download);
+  m.def("synchronize", &synchronize);
   m.def("device_count", &device_count);
   m.def("capability", &capability);
   m.def("select_device", &select_device);

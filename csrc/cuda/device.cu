@@ -15,6 +15,10 @@ int download(void* to, const void* from, size_t bytes, void* stream) {
   return static_cast<int>(error != cudaSuccess ? error : cudaStreamSynchronize(on));
 }
 
+int synchronize(void* stream) {
+  return static_cast<int>(cudaStreamSynchronize(static_cast<cudaStream_t>(stream)));
+}
+
 int device_count(int* error) {
   int count = 0;
   *error = static_cast<int>(cudaGetDeviceCount(&count));

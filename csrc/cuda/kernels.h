@@ -52,6 +52,8 @@ int residual(const ResidualParams& p, void* stream);
 int upload(void* to, const void* from, size_t bytes, void* stream);
 // The way back; waits for what the stream has to do before.
 int download(void* to, const void* from, size_t bytes, void* stream);
+// Waits for the stream; the error is of anything that ran there before.
+int synchronize(void* stream);
 const char* error_text(int error);
 
 // Devices that CUDA finds; 0 where it fails, and then why.

@@ -133,7 +133,7 @@ def _draw_and_add(work: Work, pieces: int) -> rivals.Run:
     start[:] = ops.init_genomes(LAYOUT, count, seed=_SEED)[:, : work.genes]
     own, sigma = _parents(count), np.full(count, SIGMA, np.float32)
     mutate = partial(
-        resolve("crossover_mutate", "auto"),
+        resolve("crossover_mutate", "cpu"),
         kind="none",
         rate=0.5,
         weights=None,

@@ -243,7 +243,7 @@ def test_an_unknown_precision_has_no_bound() -> None:
 def test_outputs_start_as_nan(monkeypatch: pytest.MonkeyPatch) -> None:
     layout, network = GenomeLayout((DenseGenes(2, 3),)), Network.mlp(2, [], 3)
     for module in (ops.variation, ops.network):
-        monkeypatch.setattr(module, "resolve", lambda op, backend: lambda *args, **options: None)
+        monkeypatch.setattr(module, "choose", lambda *names, **more: lambda *args, **options: None)
     with fill_outputs_with_nan():
         assert np.isnan(ops.init_genomes(layout, 5, seed=1)).all()
         loss, correct = ops.network_loss(numbers(4, 9), network, numbers(5, 2), np.arange(5) % 3)

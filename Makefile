@@ -5,7 +5,7 @@ VENV ?= .venv
 ARGS ?=
 BIN = $(VENV)/bin
 
-CPP := $(shell find csrc tests -name '*.h' -o -name '*.cpp')
+CPP := $(shell find csrc tests -name '*.h' -o -name '*.cpp' -o -name '*.cu' -o -name '*.cuh')
 BUILD_FILES := pyproject.toml setup.py $(shell find csrc -type f)
 PACKAGE_FILES := $(BUILD_FILES) $(shell find evokern -name '*.py')
 
@@ -13,6 +13,7 @@ PACKAGE_FILES := $(BUILD_FILES) $(shell find evokern -name '*.py')
 unexport PYTHONPATH
 
 .PHONY: demo test data lint format sanitize emulate bench doctor clean
+.PHONY: simt-asan simt-race simt-reverse cuda-toolchain cuda-module inspect gpu
 .NOTPARALLEL:
 
 demo: $(VENV)/.package
@@ -50,19 +51,57 @@ format: $(VENV)/.dev
 # to the stderr of the process, which pytest must leave alone.
 TEST_CPP = -m pytest --capture=sys -m "cpp and not slow" $(ARGS)
 
+sanitize: export EVOKERN_SIMT = 0
 sanitize: .venv-sanitize/.installed
 	cd tests && \
 	LD_PRELOAD="$$($(CXX) -print-file-name=libasan.so) $$($(CXX) -print-file-name=libubsan.so)" \
 	ASAN_OPTIONS=detect_leaks=0:allocator_may_return_null=1 UBSAN_OPTIONS=print_stacktrace=1 \
 	../.venv-sanitize/bin/python $(TEST_CPP)
 
+emulate: export EVOKERN_SIMT = 0
 emulate: .venv-emulate/.installed
 	cd tests && EVOKERN_ISA=avx512 ../.venv-emulate/bin/python $(TEST_CPP)
 	cd tests && EVOKERN_ISA=avx512_bf16 ../.venv-emulate/bin/python $(TEST_CPP)
 
+# The CUDA kernels on the harness, in other builds and other orders of the threads.
+TEST_SIMT = -m pytest --capture=sys -m "simt and not slow" $(ARGS)
+
+simt-asan: export EVOKERN_SIMT_VARIANT = asan
+simt-asan: $(VENV)/.dev
+	cd tests && \
+	LD_PRELOAD="$$($(CXX) -print-file-name=libasan.so) $$($(CXX) -print-file-name=libubsan.so)" \
+	ASAN_OPTIONS=detect_leaks=0:allocator_may_return_null=1 UBSAN_OPTIONS=print_stacktrace=1 \
+	../$(BIN)/python $(TEST_SIMT)
+
+simt-race: export EVOKERN_SIMT_VARIANT = race
+simt-race: $(VENV)/.dev
+	cd tests && ../$(BIN)/python $(TEST_SIMT)
+	cd tests && EVOKERN_SIMT_ORDER=random:1 ../$(BIN)/python $(TEST_SIMT)
+
+simt-reverse: export EVOKERN_SIMT_ORDER = reverse
+simt-reverse: $(VENV)/.dev
+	cd tests && ../$(BIN)/python $(TEST_SIMT)
+
+cuda-toolchain: .venv-cuda/.installed
+
+# evokern._cuda beside evokern._cpu, for one architecture.
+cuda-module: export EVOKERN_CUDA = 1
+cuda-module: export EVOKERN_ARCHS = 80
+cuda-module: .venv-cuda/.installed $(VENV)/.dev
+	$(BIN)/pip install --no-deps -e .
+	$(BIN)/python -m pytest tests/test_cuda_module.py
+
+# Nothing of it needs a GPU or a driver.
+inspect: .venv-cuda/.installed
+	.venv-cuda/bin/python tests/inspect $(ARGS)
+
+# On a machine with a GPU: parity, a run, compute-sanitizer, timings, in 20 minutes.
+gpu: $(VENV)/.extras
+	$(BIN)/python -m benchmarks.gpu $(ARGS)
+
 clean:
-	rm -rf $(VENV) .venv-ci .venv-sanitize .venv-emulate build dist evokern.egg-info
-	rm -rf .benchmarks .hypothesis .mypy_cache .pytest_cache .ruff_cache evokern/_cpu*.so
+	rm -rf $(VENV) .venv-ci .venv-sanitize .venv-emulate .venv-cuda build dist evokern.egg-info
+	rm -rf .benchmarks .hypothesis .mypy_cache .pytest_cache .ruff_cache evokern/_c*.so
 	find evokern tests -name __pycache__ -prune -exec rm -rf {} +
 
 $(BIN)/python:
@@ -92,6 +131,11 @@ $(VENV)/.extras: $(BUILD_FILES) constraints.txt | $(BIN)/python
 	$(@D)/bin/pip install '.[dev]' -c constraints.txt
 	cd tests && ../$(@D)/bin/python -c \
 	'import importlib.util as u, sys; s = u.find_spec("evokern"); assert sys.prefix in s.origin, s'
+	touch $@
+
+.venv-cuda/.installed: csrc/cuda/toolchain.txt
+	test -x $(@D)/bin/python || $(PYTHON) -m venv $(@D)
+	$(@D)/bin/pip install -r $<
 	touch $@
 
 .PHONY: simde

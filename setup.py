@@ -203,7 +203,9 @@ class BuildKernels(build_ext):
     def build_extension(self, ext: Extension) -> None:
         cuda = ext.name.endswith("_cuda")
         jobs = list(self.cuda_jobs() if cuda else self.jobs())
-        headers = [*CSRC.rglob("*.h"), *CSRC.rglob("*.cuh"), Path(__file__)]
+        folders = [CSRC / "core", CSRC / ("cuda" if cuda else "cpu")]
+        headers = [path for folder in folders for path in folder.glob("*.*h")]
+        headers.append(Path(__file__))
         newest_header = max(path.stat().st_mtime for path in headers)
         with ThreadPoolExecutor(os.cpu_count()) as pool:
             list(pool.map(lambda job: job.run(newest_header), jobs))

@@ -13,6 +13,7 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parent / "simt"))
 
 import column
+from standin import LIBRARY, OnHarness, copied, harness_place
 from tiny import dataset
 
 from evokern import _devices, ops
@@ -29,48 +30,16 @@ from evokern.network import Conv2d, Dense, Flatten, Network
 from evokern.problems.classification import Classification, ClassificationConfig
 from evokern.testing import assert_same_bits
 
+pytestmark = pytest.mark.simt
+
 NETWORK = Network.mlp(5, [9], 4)
 F = np.float32
 
 
-class OnHarness:
-    """An array as a library of the device would have it, in the harness' memory."""
-
-    def __init__(self, values: np.ndarray, number: int = 0) -> None:
-        self.values, self.number = values, number
-
-    @property
-    def __cuda_array_interface__(self) -> dict[str, Any]:
-        return self.values.__array_interface__
-
-    def __len__(self) -> int:
-        return len(self.values)
-
-    def __getitem__(self, key: Any) -> OnHarness:
-        return OnHarness(self.values[key], self.number)
-
-    def __setitem__(self, key: Any, other: OnHarness) -> None:
-        self.values[key] = other.values
-
-
-def copied(values: np.ndarray, number: int = 0) -> OnHarness:
-    return OnHarness(np.array(values), number)
-
-
-LIBRARY = _devices.Library(
-    place=lambda array: array.number,
-    device=lambda number: replace(column.device(), number=number),
-    empty=lambda number, shape, dtype: OnHarness(np.full(shape, 77, dtype), number),
-    from_host=lambda number, array: copied(array, number),
-    to_host=lambda array: array.values.copy(),
-    take=lambda array, rows: copied(array.values[rows], array.number),
-)
-
-
 @pytest.fixture(autouse=True)
 def _harness_is_a_device(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(_devices.LIBRARIES, __name__.partition(".")[0], LIBRARY)
-    monkeypatch.setitem(_devices.PLACES, "harness", lambda number: (LIBRARY, number))
+    monkeypatch.setitem(_devices.LIBRARIES, "standin", LIBRARY)
+    monkeypatch.setitem(_devices.PLACES, "harness", harness_place)
 
 
 def genomes() -> np.ndarray:
@@ -247,3 +216,27 @@ def test_a_workspace_is_bytes_on_the_device() -> None:
         ops.network_loss(*device, workspace=np.zeros(4096, np.uint8))
     with pytest.raises(ArgumentError, match="workspace: expected None for arrays on the host"):
         ops.network_loss(genomes(), NETWORK, x, y, workspace=np.zeros(4096, np.uint8))
+
+
+def test_checks_wait_for_the_device_and_name_the_op(monkeypatch: pytest.MonkeyPatch) -> None:
+    waited = []
+
+    class Failing:
+        """The harness, on which everything fails late."""
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(column.device().native, name)
+
+        def synchronize(self, op: str, stream: int) -> None:
+            waited.append((op, stream))
+            raise BackendError(f"{op}: CUDA says: an illegal memory access was encountered")
+
+    library = replace(LIBRARY, device=lambda number: replace(column.device(), native=Failing()))
+    monkeypatch.setitem(_devices.LIBRARIES, "standin", library)
+    x, _ = batch()
+    ops.network_forward(copied(genomes()), NETWORK, copied(x))
+    assert waited == []
+    monkeypatch.setenv("EVOKERN_CHECK", "1")
+    with pytest.raises(BackendError, match="network_forward: CUDA says: an illegal"):
+        ops.network_forward(copied(genomes()), NETWORK, copied(x))
+    assert waited == [("network_forward", 0)]

@@ -1,0 +1,1 @@
+"""What the first machine with a GPU runs (`make gpu`), and what its kernels should need there."""

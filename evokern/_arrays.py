@@ -162,7 +162,7 @@ def expect_weights(name: str, value: Array, shape: str) -> Host:
         return expect(name, value, np.float32, shape, 2)
     if str(dtype) in ("bfloat16", "torch.bfloat16"):
         value = _bits_of_bf16(name, value)
-    is_bits = getattr(value, "dtype", None) == np.uint16
+    is_bits = dtype == np.uint16 or str(dtype) in ("torch.uint16", "bfloat16", "torch.bfloat16")
     return expect(name, value, np.uint16 if is_bits else np.float32, shape, 2)
 
 

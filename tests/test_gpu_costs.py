@@ -130,7 +130,9 @@ class TestCounts:
         network = Network((MaxPool2d(3, 2, 1), Flatten(), Dense(33), Dense(5)), (2, 9, 8))
         bank, x, y = genomes(network, 3), samples(20, 2, 9, 8), standin.copied(np.zeros(20, int))
         launches = counted(native, lambda: ops.network_loss(bank, network, x, y))
-        expect_counts(launches, costs.layered("", network, 3, 20, shared=True, loss=True))
+        head = costs.layered("", network, 3, 20, shared=True, loss=True).kernels[:1]
+        fused = costs.fused_loss((40, 33, 5), 3, 20).kernels
+        expect_counts(launches, costs.Work("", "", (*head, *fused)))
 
     @pytest.mark.parametrize("kind", ["none", "arithmetic", "uniform", "mix"])
     def test_crossover_mutate(self, native: ModuleType, kind: str) -> None:

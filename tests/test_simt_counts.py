@@ -15,6 +15,7 @@ from evokern import ops
 from evokern.backends.cuda.device import Device, use_device
 from evokern.backends.cuda.network import network_loss
 from evokern.network import Network
+from evokern.problems.classification import thesis_network
 from evokern.testing import assert_same_bits
 
 pytestmark = [
@@ -100,6 +101,12 @@ def lines_of_the_hot_loop() -> range:
         for name in HOT_LOOP
     )
     return range(first, end)
+
+
+def test_a_pool_in_front_is_computed_once_and_the_rest_is_fused() -> None:
+    pool, fused, _ = counted(thesis_network(), 160 << 10, 40)
+    assert "pool_kernel" in pool["kernel"]
+    assert fused["kernel"].endswith("fused_network_kernel")
 
 
 @pytest.mark.parametrize("widths", [(196, 256, 128, 64, 10), (64, 1000, 16, 7), (7, 33, 5)])

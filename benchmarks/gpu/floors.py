@@ -22,7 +22,6 @@ from benchmarks.gpu.costs import (
     replay,
 )
 from evokern.network import Network
-from evokern.problems.classification import thesis_network
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "gpu.md"
 
@@ -47,7 +46,6 @@ def offspring_of(kind: str, population: int) -> Offspring:
 def _sections() -> dict[str, tuple[str, list[Work]]]:
     """Per heading what it is about, and the works."""
     fused = [fused_loss(THESIS_WIDTHS, p, b) for p in (1000, 2000) for b in (512, 1024)]
-    by_layers = layered("28x28", thesis_network(), 1000, 512, shared=True, loss=True)
     variation = [
         crossover_mutate(kind, THESIS_GENES, offspring_of(kind, population))
         for population in (1000, 2000)
@@ -59,15 +57,11 @@ def _sections() -> dict[str, tuple[str, list[Work]]]:
         "DKL-MNIST", CASES["DKL-MNIST"].network, SLOTS, IMAGES, shared=False, loss=True
     )
     return {
-        "The thesis' network, fused": (
+        "The thesis' network": (
             "Images of 14 x 14, one batch for all. A block has 128 samples of one network, so that"
-            " each weight\nis read once per 128 samples.",
+            " each weight\nis read once per 128 samples. The pool in front of larger images is left"
+            " out: once for all.",
             fused,
-        ),
-        "The thesis' network, by layers": (
-            "Images of 28 x 28 with the pool in front, which is computed once for all; activations"
-            " lie in global\nmemory between layers.",
-            [by_layers],
         ),
         "Variation": (
             "Two parents of the better half; `none` has one, and normal mutation of every gene. The"

@@ -75,7 +75,7 @@ class LayersCall {
     plan_.state = number("state");
     plan_.losses = number("losses");
     plan_.memory = at<void>(memory);
-    fused_ = plan.attr("fused").cast<bool>();
+    plan_.fused_step = number("fused_step");
     p.steps = steps_.data();
     p.step_count = static_cast<int64_t>(steps_.size());
     p.bf16_bank = banks_.bf16();
@@ -95,8 +95,7 @@ class LayersCall {
   }
 
   void run(const char* op, Address stream) {
-    const auto run = fused_ ? evk::cuda::run_fused : evk::cuda::run_steps;
-    check(op, run(p, plan_, stream_of(stream)));
+    check(op, evk::cuda::run_steps(p, plan_, stream_of(stream)));
   }
 
   evk::NetworkParams p{};
@@ -106,7 +105,6 @@ class LayersCall {
   std::vector<evk::Step> steps_;
   HostArray<int64_t> routes_, places_;
   evk::cuda::LayersPlan plan_{};
-  bool fused_;
 };
 
 void network_forward(const std::vector<py::object>& banks, const py::object& plan,

@@ -33,14 +33,13 @@ struct LayersPlan {
   int64_t copy;           // place of the input's bytes as floats, or -1
   int64_t state;          // place of the states of recurrent layers, or -1
   int64_t losses;         // offset in bytes
+  int64_t fused_step;     // from here on, after all routes, one kernel: number of a step, or -1
   void* memory;           // aligned to 16
 };
 
 // Samples of a block of the fused kernel on this thread's device, for dense layers of at most
 // `widest` features: 0 where they do not fit.
 int fused_tile(int64_t widest, int64_t samples, int64_t* tile);
-// A network of dense layers for which there is a tile; of the plan it takes slots, losses, memory.
-int run_fused(const NetworkParams& p, const LayersPlan& plan, void* stream);
 
 // A network of any layers in fp32.
 int run_steps(const NetworkParams& p, const LayersPlan& plan, void* stream);

@@ -5,6 +5,7 @@
 #include "cuda/kernels.h"
 #include "cuda/launch.h"
 #include "cuda/loss.h"
+#include "cuda/network.h"
 #include "cuda/pool.cuh"
 
 EVK_NAMESPACE_BEGIN
@@ -310,13 +311,27 @@ struct Run {
     return 0;
   }
 
+  float* losses() const {
+    return reinterpret_cast<float*>(static_cast<char*>(plan.memory) + plan.losses);
+  }
+
+  // All layers that are left, in one kernel.
+  int fused() const {
+    FusedRun f{plan.fused_step, first, slots, {}, {}, p.out ? nullptr : losses()};
+    if (reads_bytes(plan.output)) {
+      f.bytes = bytes();
+    } else {
+      f.x = read_only(at(plan.output));
+    }
+    return run_fused(p, f, stream);
+  }
+
   int finish() const {
     if (p.out) {
       if (plan.output == kOutPlace) return 0;
       return launch_elements<Rule::kCopy>(elements(plan.output, kOutPlace, p.outputs), stream);
     }
-    float* losses = reinterpret_cast<float*>(static_cast<char*>(plan.memory) + plan.losses);
-    i32* right = reinterpret_cast<i32*>(losses + slots * p.samples);
+    i32* right = reinterpret_cast<i32*>(losses() + slots * p.samples);
     SampleLossesParams l{};
     l.z = read_only(at(plan.output));
     l.slots = slots;
@@ -328,11 +343,11 @@ struct Run {
     l.label_slot_stride = p.label_slot_stride;
     l.target_sample_stride = p.target_sample_stride;
     l.classes = p.classes ? p.classes + first : nullptr;
-    l.losses = losses;
+    l.losses = losses();
     l.right = right;
     if (const int error = sample_losses(l, stream)) return error;
     return finish_losses(
-        {losses, right, slots, p.samples, p.out_loss + first, p.out_correct + first}, stream);
+        {losses(), right, slots, p.samples, p.out_loss + first, p.out_correct + first}, stream);
   }
 };
 
@@ -350,7 +365,7 @@ int run_steps(const NetworkParams& p, const LayersPlan& plan, void* stream) {
       if (const int error = run.widen_bytes(plan.copy)) return error;
     }
     if (const int error = run.steps(plan.head_routes, plan.route_count)) return error;
-    if (const int error = run.finish()) return error;
+    if (const int error = plan.fused_step >= 0 ? run.fused() : run.finish()) return error;
   }
   return 0;
 }

@@ -3,6 +3,7 @@
 #include "cuda/launch.h"
 #include "cuda/loss.h"
 #include "cuda/network.cuh"
+#include "cuda/network.h"
 
 EVK_NAMESPACE_BEGIN
 
@@ -36,24 +37,23 @@ unsigned fused_threads(i64 widest, i64 tile) {
   return static_cast<unsigned>(threads);
 }
 
-i64 widest_of(const NetworkParams& p) {
-  i64 widest = p.inputs;
-  for (i64 i = 0; i < p.step_count; ++i) {
+i64 widest_of(const NetworkParams& p, i64 step) {
+  i64 widest = p.steps[step].inputs;
+  for (i64 i = step; i < p.step_count; ++i) {
     if (p.steps[i].outputs > widest) widest = p.steps[i].outputs;
   }
   return widest;
 }
 
-// The slots from `first` on.
-FusedNetworkParams fused_params(const NetworkParams& p, i64 first, i64 slots) {
+FusedNetworkParams fused_params(const NetworkParams& p, const FusedRun& run) {
   FusedNetworkParams f{};
   const auto here = [&](Parameter parameter) {
-    if (parameter.base) parameter.row += first;
+    if (parameter.base) parameter.row += run.first;
     return parameter;
   };
-  f.layer_count = static_cast<i32>(p.step_count);
-  for (i64 i = 0; i < p.step_count; ++i) {
-    const Step& s = p.steps[i];
+  f.layer_count = static_cast<i32>(p.step_count - run.step);
+  for (i64 i = 0; i < f.layer_count; ++i) {
+    const Step& s = p.steps[run.step + i];
     FusedLayer& layer = f.layers[i];
     layer.weights = here(s.weights);
     layer.bias = here(s.bias);
@@ -62,22 +62,24 @@ FusedNetworkParams fused_params(const NetworkParams& p, i64 first, i64 slots) {
     layer.activation = s.activation;
     layer.slope = s.slope;
   }
-  f.x = p.x ? p.x + first * p.x_slot_stride : nullptr;
-  f.x_u8 = p.x_u8 ? p.x_u8 + first * p.x_slot_stride : nullptr;
+  f.x = run.x.data;
+  f.x_u8 = run.x.data ? nullptr : run.bytes.data;
   f.x_scale = p.x_scale;
-  f.x_slot_stride = p.x_slot_stride;
-  f.x_sample_stride = p.x_sample_stride;
-  f.slots = slots;
+  f.x_slot_stride = run.x.data ? run.x.slot_stride : run.bytes.slot_stride;
+  f.x_sample_stride = run.x.data ? run.x.sample_stride : run.bytes.sample_stride;
+  f.slots = run.slots;
   f.samples = p.samples;
-  f.out = p.out ? p.out + first * p.out_slot_stride : nullptr;
+  f.out = p.out ? p.out + run.first * p.out_slot_stride : nullptr;
   f.out_slot_stride = p.out_slot_stride;
   f.out_sample_stride = p.out_sample_stride;
   f.loss = p.loss;
-  f.labels = p.labels ? p.labels + first * p.label_slot_stride : nullptr;
-  f.targets = p.targets ? p.targets + first * p.label_slot_stride : nullptr;
+  f.labels = p.labels ? p.labels + run.first * p.label_slot_stride : nullptr;
+  f.targets = p.targets ? p.targets + run.first * p.label_slot_stride : nullptr;
   f.label_slot_stride = p.label_slot_stride;
   f.target_sample_stride = p.target_sample_stride;
-  f.classes = p.classes ? p.classes + first : nullptr;
+  f.classes = p.classes ? p.classes + run.first : nullptr;
+  f.sample_losses = run.losses;
+  f.sample_right = reinterpret_cast<i32*>(run.losses + run.slots * p.samples);
   return f;
 }
 
@@ -98,32 +100,24 @@ int fused_tile(int64_t widest, int64_t samples, int64_t* tile) {
   return 0;
 }
 
-int run_fused(const NetworkParams& p, const LayersPlan& plan, void* stream) {
-  const i64 widest = widest_of(p);
+int run_fused(const NetworkParams& p, const FusedRun& run, void* stream) {
+  const i64 widest = widest_of(p, run.step);
   int64_t tile = 0;
   if (const int error = fused_tile(widest, p.samples, &tile)) return error;
   const i64 bytes = shared_bytes_of(widest, tile);
   if (const int error = allow_shared_bytes(fused_network_kernel, static_cast<int>(bytes))) {
     return error;
   }
-  for (i64 first = 0; first < p.slots; first += plan.slots) {
-    const i64 slots = p.slots - first < plan.slots ? p.slots - first : plan.slots;
-    FusedNetworkParams f = fused_params(p, first, slots);
-    f.tile = static_cast<i32>(tile);
-    f.widest = static_cast<i32>(widest);
-    f.sample_losses = reinterpret_cast<float*>(static_cast<char*>(plan.memory) + plan.losses);
-    f.sample_right = reinterpret_cast<i32*>(f.sample_losses + slots * p.samples);
-    const i64 blocks = slots * ((p.samples + tile - 1) / tile);
-    int error = launch(fused_network_kernel, grid_of(blocks), dim3(fused_threads(widest, tile)),
-                       static_cast<size_t>(bytes), stream, f);
-    if (!error && !p.out) {
-      error = finish_losses({f.sample_losses, f.sample_right, slots, p.samples, p.out_loss + first,
-                             p.out_correct + first},
-                            stream);
-    }
-    if (error) return error;
-  }
-  return 0;
+  FusedNetworkParams f = fused_params(p, run);
+  f.tile = static_cast<i32>(tile);
+  f.widest = static_cast<i32>(widest);
+  const i64 blocks = run.slots * ((p.samples + tile - 1) / tile);
+  const int error = launch(fused_network_kernel, grid_of(blocks), dim3(fused_threads(widest, tile)),
+                           static_cast<size_t>(bytes), stream, f);
+  if (error || p.out) return error;
+  return finish_losses({f.sample_losses, f.sample_right, run.slots, p.samples,
+                        p.out_loss + run.first, p.out_correct + run.first},
+                       stream);
 }
 
 EVK_NAMESPACE_END

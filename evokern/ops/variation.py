@@ -21,6 +21,7 @@ from evokern._checks import (
     layout_for_rows,
     rows_of_out,
 )
+from evokern._devices import DeviceArray
 from evokern._dispatch import choose
 from evokern._program import compile_program
 from evokern._values import finite, integer, non_negative, one_of, random_place, share
@@ -191,7 +192,8 @@ def mutate_sigma(
     random_place(seed, generation, first)
     tau = finite("tau", tau)
     strength = expect("sigma", sigma, np.float32, "[S]", 1)
-    non_negative("sigma", strength)
+    if not isinstance(strength, DeviceArray):
+        non_negative("sigma", strength)
     target = output(out, strength.shape, "[S]", in_place="sigma", sigma=strength)
     compute = choose("mutate_sigma", backend, "sigma out", strength, target)
     if target.size:

@@ -27,7 +27,7 @@ from evokern.backends.steps import (
     compile_steps,
 )
 from evokern.errors import BackendError
-from evokern.layers import Dense, Layer, shapes_along
+from evokern.layers import Affine, Conv2d, Dense, Elman, Layer, Residual, shapes_along
 from evokern.network import Network
 
 I64 = npt.NDArray[np.int64]
@@ -56,7 +56,8 @@ class Plan:
     first ``head_routes`` run once for all slots. ``places`` int64 [*, 3]: offset in bytes, floats
     from one sample to the next, whether every slot has one. ``output``, ``copy`` (of bytes as
     floats) and ``state`` (of recurrent layers) are places, -1 for none; ``losses`` an offset.
-    ``fused``: one kernel runs all layers and needs no places (``csrc/cuda/network.cuh``).
+    ``fused_step``: from this step of the program on, one kernel that reads ``output``
+    (``csrc/cuda/network.cuh``); -1: none.
     """
 
     program: Program
@@ -71,7 +72,7 @@ class Plan:
     state: int
     losses: int
     bytes: int
-    fused: bool = False
+    fused_step: int = -1
 
 
 def network_forward(
@@ -180,7 +181,7 @@ def plan_bytes(network: Network, slots: int, samples: int, *, shared: bool, of_b
     """See ``ops.workspace_bytes``: what the largest plan takes, control arrays included."""
     layers, shape = network.layers, network.input_shape
     plans = (
-        _plan(layers, shape, slots, samples, shared, of_bytes, loss, False, WORKSPACE_BYTES)
+        _plan(layers, shape, slots, samples, shared, of_bytes, loss, False, WORKSPACE_BYTES, False)
         for loss in (False, True)
     )
     banks = len(network.layout.blocks)
@@ -206,51 +207,38 @@ def _plan_for(
         limit = WORKSPACE_BYTES
     else:  # beside index and classes
         limit = max(0, limit - _aligned(index.nbytes) - _aligned(4 * slots))
-    if banks and banks[0].dtype == np.float32 and _fuses(layers, input_shape, samples):
-        return _fused_plan(layers, input_shape, slots, samples, axes == 1, loss, bias_apart, limit)
+    tile = _tile_of(banks, layers, input_shape, samples)
     of_bytes = x_scale is not None
-    return _plan(layers, input_shape, slots, samples, axes == 1, of_bytes, loss, bias_apart, limit)
+    return _plan(
+        layers, input_shape, slots, samples, axes == 1, of_bytes, loss, bias_apart, limit, tile > 0
+    )
 
 
-def _fuses(layers: tuple[Layer, ...], input_shape: tuple[int, ...], samples: int) -> bool:
-    """Whether one kernel runs all layers: dense ones whose tile fits a block's shared memory."""
+def _tile_of(
+    banks: Sequence[Any], layers: tuple[Layer, ...], input_shape: tuple[int, ...], samples: int
+) -> int:
+    """Samples of a block of the fused kernel; 0 where it cannot run the layers with parameters."""
     native = current_device().native
-    if samples <= FEW_SAMPLES or len(layers) > native.most_fused_steps:
-        return False
-    if not all(isinstance(layer, Dense) for layer in layers):
-        return False
-    widest = max(math.prod(shape) for shape in shapes_along(layers, input_shape))
-    return bool(native.fused_tile(widest, samples))
+    stack = _dense_stack(layers, input_shape)
+    if samples <= FEW_SAMPLES or not 1 <= len(stack) - 1 <= native.most_fused_steps:
+        return 0
+    if banks[0].dtype != np.float32:
+        return 0
+    tile: int = native.fused_tile(max(stack), samples)
+    return tile
 
 
 @lru_cache(maxsize=1024)
-def _fused_plan(
-    layers: tuple[Layer, ...],
-    input_shape: tuple[int, ...],
-    slots: int,
-    samples: int,
-    shared: bool,
-    loss: bool,
-    bias_apart: bool,
-    limit: int,
-) -> Plan:
-    of_slot = samples * _RESULT_BYTES
-    chunk = max(1, min(slots, limit // _ALIGNMENT * _ALIGNMENT // of_slot)) if loss else slots
-    return Plan(
-        compile_steps(layers, input_shape, tiles=False, bias_apart=bias_apart),
-        slots=chunk,
-        shared=shared,
-        inputs=math.prod(input_shape),
-        routes=np.zeros((0, 4), np.int64),
-        head_routes=0,
-        places=np.zeros((0, 3), np.int64),
-        output=-1,
-        copy=-1,
-        state=-1,
-        losses=0,
-        bytes=_aligned(chunk * of_slot) if loss else 0,
-        fused=True,
-    )
+def _dense_stack(layers: tuple[Layer, ...], input_shape: tuple[int, ...]) -> tuple[int, ...]:
+    """Features between dense layers that only layers without parameters precede; else nothing."""
+    first = next((i for i, layer in enumerate(layers) if isinstance(layer, Dense)), len(layers))
+    head, rest = layers[:first], layers[first:]
+    if any(isinstance(layer, Conv2d | Affine | Residual | Elman) for layer in head):
+        return ()
+    if not all(isinstance(layer, Dense) for layer in rest):
+        return ()
+    shapes = shapes_along(layers, input_shape)
+    return tuple(math.prod(shape) for shape in shapes[first:])
 
 
 @dataclass
@@ -287,24 +275,30 @@ def _plan(
     loss: bool,
     bias_apart: bool,
     limit: int,
+    fused: bool,
 ) -> Plan:
     program = compile_steps(layers, input_shape, tiles=False, bias_apart=bias_apart)
     table = program.table.tolist()
     kept, output = _values(program)
+    fused_step = -1
+    if fused:  # the dense layers behind the head
+        output = sum(number < program.head_steps for number, _, _ in kept)
+        fused_step = kept[output][0]
+        kept = kept[:output]
     head = sum(number < program.head_steps for number, _, _ in kept) if shared else 0
     last_reader = {v: i for i, (_, *read) in enumerate(kept) for v in read}
     places = _Places()
     copy = -1
     # Convolutions read bytes as they are.
     reads_floats = any(0 in read and table[number][_KIND] != CONV for number, *read in kept)
-    if of_bytes and (reads_floats or output == 0):
+    if of_bytes and (reads_floats or (output == 0 and not fused)):
         copy = places.take(math.prod(input_shape), not shared)
     states = [table[number][_OUTPUTS] for number, _, _ in kept if _alternates(table[number])]
     state = places.take(max(states), True) if states else -1
     place_of = [_INPUT if copy < 0 else copy]
     routes = []
     for i, (number, source, other) in enumerate(kept):
-        if i + 1 == output and i >= head and not loss:
+        if i + 1 == output and i >= head and not loss and not fused:
             target = _OUT
         else:
             target = places.take(table[number][_OUTPUTS], i >= head)
@@ -328,6 +322,7 @@ def _plan(
         state=state,
         losses=offsets[-1],
         bytes=total,
+        fused_step=fused_step,
     )
 
 

@@ -80,6 +80,12 @@ def test_variation_writes_rows_of_a_population_on_the_device() -> None:
     assert_same_bits(bank.values, own)
 
 
+def test_sigma_on_the_device() -> None:
+    sigma = np.array([0.5, 0, 2.0**-40], F)
+    adapted = ops.mutate_sigma(copied(sigma), tau=0.1, seed=1, generation=2)
+    assert_same_bits(adapted.values, ops.mutate_sigma(sigma, tau=0.1, seed=1, generation=2))
+
+
 def test_nes_on_the_device() -> None:
     table = np.array([[0.25, 0.75, 0], [0.5, 0.25, 0.25]], F)
     losses = np.array([3, 1, 2, 2], F)

@@ -121,6 +121,8 @@ def test_bf16_tensors_are_their_bits(backend: str) -> None:
     assert_same_bits(result.numpy(), plain.numpy())
     words = tensor.view(torch.int16).numpy().view(np.uint16)
     assert_same_bits(ops.network_forward(words, network, x.numpy(), backend=backend), plain.numpy())
+    bits = tensor.view(torch.uint16)
+    assert_same_bits(ops.network_forward(bits, network, x, backend=backend).numpy(), plain.numpy())
 
 
 @pytest.mark.parametrize("backend", ["cpu", "reference"])

@@ -224,20 +224,25 @@ def test_a_workspace_is_bytes_on_the_device() -> None:
         ops.network_loss(genomes(), NETWORK, x, y, workspace=np.zeros(4096, np.uint8))
 
 
+class Native:
+    """The harness' module with something of its own."""
+
+    def __init__(self, **own: Any) -> None:
+        self.__dict__.update(own)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(column.device().native, name)
+
+
 def test_checks_wait_for_the_device_and_name_the_op(monkeypatch: pytest.MonkeyPatch) -> None:
     waited = []
 
-    class Failing:
-        """The harness, on which everything fails late."""
+    def synchronize(op: str, stream: int) -> None:
+        waited.append((op, stream))
+        raise BackendError(f"{op}: CUDA says: an illegal memory access was encountered")
 
-        def __getattr__(self, name: str) -> Any:
-            return getattr(column.device().native, name)
-
-        def synchronize(self, op: str, stream: int) -> None:
-            waited.append((op, stream))
-            raise BackendError(f"{op}: CUDA says: an illegal memory access was encountered")
-
-    library = replace(LIBRARY, device=lambda number: replace(column.device(), native=Failing()))
+    native = Native(synchronize=synchronize)
+    library = replace(LIBRARY, device=lambda number: replace(column.device(), native=native))
     monkeypatch.setitem(_devices.LIBRARIES, "standin", library)
     x, _ = batch()
     ops.network_forward(copied(genomes()), NETWORK, copied(x))
@@ -246,3 +251,33 @@ def test_checks_wait_for_the_device_and_name_the_op(monkeypatch: pytest.MonkeyPa
     with pytest.raises(BackendError, match="network_forward: CUDA says: an illegal"):
         ops.network_forward(copied(genomes()), NETWORK, copied(x))
     assert waited == [("network_forward", 0)]
+
+
+def test_devices_without_asynchronous_copies_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    old = Native(capability=lambda device: 75)
+    library = replace(LIBRARY, device=lambda number: replace(column.device(), native=old))
+    monkeypatch.setitem(_devices.LIBRARIES, "standin", library)
+    x, _ = batch()
+    words = "device: expected compute capability 8.0 or newer, got device 0 with 7.5"
+    with pytest.raises(BackendError, match=words):
+        ops.network_forward(copied(genomes()), NETWORK, copied(x))
+
+
+class OutOfMemoryError(RuntimeError):
+    """As torch and CuPy name it."""
+
+
+def test_a_workspace_that_does_not_fit_says_what_would(monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(count: int) -> Any:
+        raise OutOfMemoryError(f"tried to allocate {count} bytes")
+
+    native = Native(memory_info=lambda: (64, 1 << 30))
+    device = replace(column.device(), native=native, empty=full)
+    monkeypatch.setitem(
+        _devices.LIBRARIES, "standin", replace(LIBRARY, device=lambda number: device)
+    )
+    x, y = batch()
+    with pytest.raises(
+        MemoryLimitError, match=r"workspace: .* GB asked for, .* GB free on device 0"
+    ):
+        ops.network_loss(copied(genomes()), NETWORK, copied(x), copied(y))

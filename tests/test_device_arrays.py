@@ -281,3 +281,14 @@ def test_a_workspace_that_does_not_fit_says_what_would(monkeypatch: pytest.Monke
         MemoryLimitError, match=r"workspace: .* GB asked for, .* GB free on device 0"
     ):
         ops.network_loss(copied(genomes()), NETWORK, copied(x), copied(y))
+
+
+@pytest.mark.parametrize("words", [1, 960, 961, 7681])
+def test_uploads_of_any_size_arrive(words: int) -> None:
+    native = column.device().native
+    sent = np.arange(words, dtype=np.uint32) * np.uint32(2654435761)
+    memory = native.empty(4 * words + 4)
+    native.upload(memory.ctypes.data, sent, 0)
+    arrived = memory.view(np.uint32)
+    assert (arrived[:-1] == sent).all()
+    assert arrived[-1] == 0xFFFFFFFF

@@ -70,7 +70,7 @@ def counted(network: Network, shared_limit: int, samples: int) -> list[dict[str,
     assert native.races() == []
     assert native.unwritten_reads() == []
     launches: list[dict[str, Any]] = native.counts()
-    return launches
+    return [launch for launch in launches if "store_parcel" not in launch["kernel"]]
 
 
 @pytest.mark.parametrize(("kibibytes", "tile"), [(160, 128), (99, 64)])

@@ -1,12 +1,36 @@
 // What is no op: copies to the device and back, errors as text.
+#include <string.h>
+
 #include "cuda/kernels.h"
 #include "cuda/launch.h"
+#include "cuda/upload.cuh"
 
 EVK_NAMESPACE_BEGIN
 
+namespace {
+
+// More goes as a copy of memory, which may wait and which no graph can hold.
+constexpr size_t kMostParcels = 8;
+
+}  // namespace
+
 int upload(void* to, const void* from, size_t bytes, void* stream) {
-  return static_cast<int>(
-      cudaMemcpyAsync(to, from, bytes, cudaMemcpyHostToDevice, static_cast<cudaStream_t>(stream)));
+  constexpr size_t parcel_bytes = kParcelWords * sizeof(u32);
+  if (bytes % sizeof(u32) || bytes > kMostParcels * parcel_bytes) {
+    return static_cast<int>(cudaMemcpyAsync(to, from, bytes, cudaMemcpyHostToDevice,
+                                            static_cast<cudaStream_t>(stream)));
+  }
+  for (size_t done = 0; done < bytes; done += parcel_bytes) {
+    const size_t count = bytes - done < parcel_bytes ? bytes - done : parcel_bytes;
+    Parcel p;
+    p.to = reinterpret_cast<u32*>(static_cast<char*>(to) + done);
+    p.count = static_cast<i64>(count / sizeof(u32));
+    memcpy(p.words, static_cast<const char*>(from) + done, count);
+    if (const int error = launch(store_parcel_kernel, 1, kParcelThreads, 0, stream, p)) {
+      return error;
+    }
+  }
+  return 0;
 }
 
 int download(void* to, const void* from, size_t bytes, void* stream) {

@@ -47,7 +47,8 @@ int pool2d(const PoolParams& p, bool max, void* stream);
 int affine(const AffineParams& p, void* stream);
 int residual(const ResidualParams& p, void* stream);
 
-// A few bytes of the host to the device; the host's may be reused at once.
+// Bytes of the host to the device; the host's may be reused at once. Up to 30 KB, in whole words,
+// can be part of a CUDA graph.
 int upload(void* to, const void* from, size_t bytes, void* stream);
 // The way back; waits for what the stream has to do before.
 int download(void* to, const void* from, size_t bytes, void* stream);

@@ -333,6 +333,9 @@ LAUNCHES = {
             "right": ARRAY,
         },
     ),
+    "store_parcel_kernel": Launch(
+        "upload", "Parcel", (1, 1, 1), (128, 1, 1), {"to": ARRAY, "count": 200, "words": [7] * 960}
+    ),
     "finish_losses_kernel": Launch(
         "loss",
         "FinishLossesParams",

@@ -98,7 +98,7 @@ class Block:
         if self._arrays:
             # Arrays were added before room was asked for, so what is copied is one run.
             end = max(offset + array.nbytes for offset, array in self._arrays)
-            staged = np.zeros(end, np.uint8)
+            staged = np.zeros(-(-end // 4) * 4, np.uint8)
             for offset, array in self._arrays:
                 bytes_of = np.ascontiguousarray(array).reshape(-1).view(np.uint8)
                 staged[offset : offset + array.nbytes] = bytes_of

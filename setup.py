@@ -223,7 +223,8 @@ class BuildKernels(build_ext):
         """The kernels by nvcc, the bindings by the compiler of everything else."""
         assert NVCC
         for kernel in CUDA_KERNELS:
-            target = ROOT / BUILD / "cuda" / f"{kernel.stem}.o"
+            folder = "cuda-" + "-".join(architectures())
+            target = ROOT / BUILD / folder / f"{kernel.stem}.o"
             flags = [*NVCC_FLAGS, *architecture_flags()]
             yield Job(kernel, target, [NVCC, *flags, "-c", str(kernel), "-o", str(target)])
         for source in CUDA_BINDINGS:

@@ -25,18 +25,10 @@ from evokern._arrays import (
     to_view,
 )
 from evokern._devices import DeviceArray
-from evokern._values import one_of
-from evokern.errors import ArgumentError, BackendError, DtypeError, LayoutError, ShapeError, message
+from evokern.errors import ArgumentError, DtypeError, LayoutError, ShapeError, message
 from evokern.layers import MAX_INPUTS, MAX_WIDTH
 from evokern.layout import GenomeLayout, size_of
 from evokern.network import Network
-from evokern.rules import PRECISIONS
-
-
-def check_precision(precision: str, backend: str) -> None:
-    one_of("precision", precision, PRECISIONS)
-    if precision == "tf32" and backend in ("auto", "cpu", "reference"):
-        raise BackendError("precision: tf32 is a GPU format; on the host there are fp32 and bf16")
 
 
 def genome_layout(layout: GenomeLayout) -> None:
@@ -273,7 +265,8 @@ def merged(name: str, array: Host, axis: int) -> Host:
     """A view with all axes from ``axis`` on as one; LayoutError where that needs a copy."""
     shape = array.shape[:axis]
     size = math.prod(array.shape[axis:])
-    if array.size and not array[(0,) * axis].flags.c_contiguous:
+    first: Any = (*(0,) * axis, ...)  # a view, whatever the axis
+    if array.size and not array[first].flags.c_contiguous:
         raise LayoutError(
             message(
                 name,

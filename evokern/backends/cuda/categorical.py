@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from evokern.backends.cuda.device import Block, Device, current_device
+from evokern.backends.device import Block, Device, current_device
 
 
 def nes_sample(probabilities: Any, *, mask: Any | None, seed: int, step: int, out: Any) -> int:

@@ -7,8 +7,8 @@ from typing import Any, cast
 import numpy as np
 import numpy.typing as npt
 
-from evokern.backends.cuda.device import Block, current_device
 from evokern.backends.cuda.network import layers_forward
+from evokern.backends.device import Block, current_device
 from evokern.network import ACTIVATIONS, ActivationName, Conv2d, Dense
 
 

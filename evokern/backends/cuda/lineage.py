@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 
 from evokern._program import Program
-from evokern.backends.cuda.device import Block, current_device
-from evokern.backends.cuda.variation import gene_parts
+from evokern.backends.device import Block, current_device
+from evokern.backends.parts import gene_parts
 from evokern.layout import GenomeLayout
 from evokern.rules import CROSSOVER_KINDS, DISTRIBUTIONS, INIT_SCHEMES, bernoulli_threshold
 

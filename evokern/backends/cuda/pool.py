@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from evokern.backends.cuda.device import current_device
+from evokern.backends.device import current_device
 
 
 def max_pool2d(x: Any, *, geometry: tuple[int, ...], out: Any) -> None:

@@ -2,34 +2,18 @@
 
 from __future__ import annotations
 
-from functools import lru_cache
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from evokern.backends.cuda.device import Block, current_device
-from evokern.layout import GENE_CONTENTS, GenomeLayout
-from evokern.rules import (
-    CROSSOVER_KINDS,
-    DISTRIBUTIONS,
-    INIT_SCHEMES,
-    bernoulli_threshold,
-    init_scales,
-)
+from evokern.backends.device import Block, current_device
+from evokern.backends.parts import gene_parts
+from evokern.layout import GenomeLayout
+from evokern.rules import CROSSOVER_KINDS, DISTRIBUTIONS, INIT_SCHEMES, bernoulli_threshold
 
 F32 = npt.NDArray[np.float32]
 I32 = npt.NDArray[np.int32]
-
-_PART = np.dtype(
-    [
-        *(("rows", np.int64), ("outputs", np.int64), ("content", np.int32)),
-        *(("continues", np.bool_), ("scale", np.float32)),
-        *(("first_gene", np.int64), ("first_unit", np.int64), ("first_column", np.int64)),
-    ],
-    align=True,
-)
-"""``GenePart`` of csrc/core/params.h."""
 
 
 def init_genomes(layout: GenomeLayout, *, seed: int, scheme: str, first: int, out: Any) -> None:
@@ -88,23 +72,3 @@ def mutate_sigma(
     """See ``ops.mutate_sigma``."""
     device = current_device()
     device.native.mutate_sigma(sigma, out, tau, seed, generation, first, device.stream)
-
-
-@lru_cache(maxsize=256)
-def gene_parts(layout: GenomeLayout, scheme: str | None = None) -> npt.NDArray[np.void]:
-    """The parts of a layout as the kernels take them, with the scales of an init scheme."""
-    rows = []
-    gene = unit = column = 0
-    for block in layout.blocks:
-        for number, part in enumerate(block.parts):
-            content = GENE_CONTENTS.index(part.content)
-            row = (part.rows, block.outputs, content, number > 0, 0.0, gene, unit, column)
-            rows.append(row)
-            gene += part.rows * block.outputs
-            column += block.outputs if part.content == "weights" else 0
-        unit += block.outputs
-    table = np.array(rows, _PART)
-    if scheme is not None:
-        table["scale"] = init_scales(scheme, layout)
-    table.flags.writeable = False
-    return table

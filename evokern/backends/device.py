@@ -1,11 +1,11 @@
-"""Where CUDA kernels run: their module, and the caller's allocator and stream."""
+"""Where kernels of a device run: what launches them, and the caller's allocator and stream."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -20,28 +20,34 @@ _current: ContextVar[Device] = ContextVar("device")
 
 @dataclass(frozen=True)
 class Device:
-    """``native`` holds the kernels; ``empty(bytes)`` gives uint8 [bytes] on the device.
+    """``natives`` gives, for each back end that may run there, its module, or a BackendError.
 
-    ``number`` is the device's, ``limit`` the bytes that ``empty`` can give, where they are few.
-    ``checks``: ops wait for the device and say what it found wrong in
-    arrays there; so they do with EVOKERN_CHECK=1, too.
+    ``native`` is that of the call: CUDA's kernels, or what Triton's need beside Triton.
+    ``empty(bytes)`` gives uint8 [bytes] on the device. ``number`` is the device's, ``limit`` the
+    bytes that ``empty`` can give, where they are few. ``checks``: ops wait for the device and say
+    what it found wrong in arrays there; so they do with EVOKERN_CHECK=1, too.
     """
 
-    native: Any
+    natives: Mapping[str, Callable[[], Any]]
     empty: Callable[[int], Any]
     address: Callable[[Any], int]
     stream: int = 0
     checks: bool = False
     number: int = 0
     limit: int | None = None
+    native: Any = None
 
 
 @contextmanager
-def use_device(device: Device) -> Iterator[None]:
-    """Runs the block's kernels there."""
-    token = _current.set(device)
+def use_device(device: Device, backend: str) -> Iterator[Any]:
+    """Runs the block's kernels there; gives the back end's module.
+
+    Raises BackendError where that cannot run.
+    """
+    native = device.natives[backend]()
+    token = _current.set(replace(device, native=native))
     try:
-        yield
+        yield native
     finally:
         _current.reset(token)
 
@@ -50,7 +56,7 @@ def current_device() -> Device:
     """The device of the call; raises BackendError where there is none."""
     device = _current.get(None)
     if device is None:
-        raise BackendError("backend: cuda has no device here; there are reference, cpu")
+        raise BackendError("backend: there is no device here; there are reference, cpu")
     return device
 
 

@@ -1,0 +1,262 @@
+"""Whole networks on a device: which steps run in which order, and where what they write lies.
+
+Images lie channels first everywhere, so that the steps which reorder them fall away. What a step
+writes has a place in the workspace: of all slots that run at a time, or, where the batch is shared
+and no layer with parameters has come yet, one for all. A place is taken again once nobody reads it.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from evokern.backends.device import current_device
+from evokern.backends.steps import (
+    ADD,
+    CHANNELS_FIRST,
+    CHANNELS_LAST,
+    CONV,
+    ELMAN,
+    Program,
+    compile_steps,
+)
+from evokern.layers import Affine, Conv2d, Dense, Elman, Layer, Residual, shapes_along
+from evokern.network import Network
+
+I64 = npt.NDArray[np.int64]
+
+WORKSPACE_BYTES = 1 << 30
+"""What the places of the slots that run at a time may take; one slot may take more."""
+
+# Places of csrc/cuda/kernels.h.
+_INPUT, _OUT = 0, 1
+
+_ALIGNMENT = 256  # bytes
+_RESULT_BYTES = 8  # loss and correctness of a sample
+
+# Columns of Program.table that matter here.
+_KIND, _INPUTS, _OUTPUTS, _SOURCE, _OTHER, _TARGET, _LENGTH, _WHOLE = 0, 2, 3, 4, 5, 6, 17, 18
+
+
+@dataclass(frozen=True, eq=False)
+class Plan:
+    """What the kernels' launches take beside the arrays (``csrc/cuda/layers.cu``, Triton's).
+
+    ``routes`` int64 [steps, 4]: number in the program; places that it reads, adds and writes; the
+    first ``head_routes`` run once for all slots. ``places`` int64 [*, 3]: offset in bytes, floats
+    from one sample to the next, whether every slot has one. ``output``, ``copy`` (of bytes as
+    floats) and ``state`` (of recurrent layers) are places, -1 for none; ``losses`` an offset.
+    ``fused_step``: from this step of the program on, one kernel that reads ``output``; -1: none.
+    """
+
+    program: Program
+    slots: int
+    shared: bool
+    inputs: int
+    routes: I64
+    head_routes: int
+    places: I64
+    output: int
+    copy: int
+    state: int
+    losses: int
+    bytes: int
+    fused_step: int = -1
+
+
+def plan_bytes(network: Network, slots: int, samples: int, *, shared: bool, of_bytes: bool) -> int:
+    """See ``ops.workspace_bytes``: what the largest plan takes, control arrays included."""
+    layers, shape = network.layers, network.input_shape
+    plans = (
+        make_plan(
+            layers, shape, slots, samples, shared, of_bytes, loss, False, WORKSPACE_BYTES, False
+        )
+        for loss in (False, True)
+    )
+    banks = len(network.layout.blocks)
+    controls = _aligned(4 * max(1, banks) * slots) + _aligned(4 * slots)
+    return controls + max(plan.bytes for plan in plans)
+
+
+def plan_for(
+    layers: tuple[Layer, ...],
+    input_shape: tuple[int, ...],
+    x: Any,
+    index: npt.NDArray[np.int32],
+    *,
+    of_bytes: bool,
+    loss: bool,
+    bias_apart: bool,
+    fused: bool,
+) -> Plan:
+    """The plan of a call in the memory that the current device has for it.
+
+    ``fused``: one kernel runs the dense layers behind the head (``dense_stack``).
+    """
+    axes = len(x.shape) - len(input_shape)
+    slots, samples = index.shape[1], x.shape[axes - 1]
+    limit = current_device().limit
+    if limit is None:
+        limit = WORKSPACE_BYTES
+    else:  # beside index and classes
+        limit = max(0, limit - _aligned(index.nbytes) - _aligned(4 * slots))
+    shared = axes == 1
+    return make_plan(
+        layers, input_shape, slots, samples, shared, of_bytes, loss, bias_apart, limit, fused
+    )
+
+
+@lru_cache(maxsize=1024)
+def dense_stack(layers: tuple[Layer, ...], input_shape: tuple[int, ...]) -> tuple[int, ...]:
+    """Features between dense layers that only layers without parameters precede; else nothing."""
+    first = next((i for i, layer in enumerate(layers) if isinstance(layer, Dense)), len(layers))
+    head, rest = layers[:first], layers[first:]
+    if any(isinstance(layer, Conv2d | Affine | Residual | Elman) for layer in head):
+        return ()
+    if not all(isinstance(layer, Dense) for layer in rest):
+        return ()
+    shapes = shapes_along(layers, input_shape)
+    return tuple(math.prod(shape) for shape in shapes[first:])
+
+
+@dataclass
+class _Places:
+    """Pieces of the workspace: floats of a sample, and whether every slot has one."""
+
+    features: list[int] = field(default_factory=lambda: [0, 0])
+    per_slot: list[bool] = field(default_factory=lambda: [False, False])
+    free: list[int] = field(default_factory=list)
+
+    def take(self, features: int, per_slot: bool) -> int:
+        for place in self.free:
+            if self.per_slot[place] == per_slot:
+                self.free.remove(place)
+                self.features[place] = max(self.features[place], features)
+                return place
+        self.features.append(features)
+        self.per_slot.append(per_slot)
+        return len(self.features) - 1
+
+    def give_back(self, place: int) -> None:
+        if place not in (_INPUT, _OUT):
+            self.free.append(place)
+
+
+@lru_cache(maxsize=1024)
+def make_plan(
+    layers: tuple[Layer, ...],
+    input_shape: tuple[int, ...],
+    slots: int,
+    samples: int,
+    shared: bool,
+    of_bytes: bool,
+    loss: bool,
+    bias_apart: bool,
+    limit: int,
+    fused: bool,
+) -> Plan:
+    program = compile_steps(layers, input_shape, tiles=False, bias_apart=bias_apart)
+    table = program.table.tolist()
+    kept, output = _values(program)
+    fused_step = -1
+    if fused:  # the dense layers behind the head
+        output = sum(number < program.head_steps for number, _, _ in kept)
+        fused_step = kept[output][0]
+        kept = kept[:output]
+    head = sum(number < program.head_steps for number, _, _ in kept) if shared else 0
+    last_reader = {v: i for i, (_, *read) in enumerate(kept) for v in read}
+    places = _Places()
+    copy = -1
+    # Convolutions read bytes as they are.
+    reads_floats = any(0 in read and table[number][_KIND] != CONV for number, *read in kept)
+    if of_bytes and (reads_floats or (output == 0 and not fused)):
+        copy = places.take(math.prod(input_shape), not shared)
+    states = [table[number][_OUTPUTS] for number, _, _ in kept if _alternates(table[number])]
+    state = places.take(max(states), True) if states else -1
+    place_of = [_INPUT if copy < 0 else copy]
+    routes = []
+    for i, (number, source, other) in enumerate(kept):
+        if i + 1 == output and i >= head and not loss and not fused:
+            target = _OUT
+        else:
+            target = places.take(table[number][_OUTPUTS], i >= head)
+        place_of.append(target)
+        routes.append((number, place_of[source], place_of[other], target))
+        for value in {source, other}:
+            if last_reader[value] == i:
+                places.give_back(place_of[value])
+    chunk, offsets, total = _layout(places, slots, samples, loss, limit)
+    strides = [_whole_fours(features) for features in places.features]
+    return Plan(
+        program,
+        slots=chunk,
+        shared=shared,
+        inputs=math.prod(input_shape),
+        routes=np.array(routes, np.int64).reshape(-1, 4),
+        head_routes=head,
+        places=np.array([offsets[:-1], strides, places.per_slot], np.int64).T.copy(),
+        output=place_of[output],
+        copy=copy,
+        state=state,
+        losses=offsets[-1],
+        bytes=total,
+        fused_step=fused_step,
+    )
+
+
+def _values(program: Program) -> tuple[list[tuple[int, int, int]], int]:
+    """Steps that do something, as (number, value read, value added), and the output's value.
+
+    Value 0 is the input, value i + 1 what the i-th of these steps writes.
+    """
+    kept: list[tuple[int, int, int]] = []
+    held = {0: 0}
+    for number, row in enumerate(program.table.tolist()):
+        source = held[row[_SOURCE]]
+        if row[_KIND] in (CHANNELS_FIRST, CHANNELS_LAST):
+            held[row[_TARGET]] = source
+            continue
+        kept.append((number, source, held[row[_OTHER]] if row[_KIND] == ADD else source))
+        held[row[_TARGET]] = len(kept)
+    return kept, held[program.output_buffer]
+
+
+def _alternates(row: list[int]) -> bool:
+    """Whether states before the last have no place in the step's output."""
+    return row[_KIND] == ELMAN and not row[_WHOLE] and row[_LENGTH] > 1
+
+
+def _layout(
+    places: _Places, slots: int, samples: int, loss: bool, limit: int
+) -> tuple[int, list[int], int]:
+    """Slots that run at a time, offsets of the places and of the losses, and all bytes."""
+
+    def size(place: int, chunk: int) -> int:
+        many = chunk if places.per_slot[place] else 1
+        return _aligned(4 * many * samples * _whole_fours(places.features[place]))
+
+    numbers = range(len(places.features))
+    of_slot = samples * _RESULT_BYTES if loss else 0
+    of_slot += sum(size(place, 1) for place in numbers if places.per_slot[place])
+    of_all = sum(size(place, 1) for place in numbers if not places.per_slot[place]) + _ALIGNMENT
+    fit = max(1, (limit - of_all) // max(1, of_slot))
+    # Chunks of one size, as nearly as can be.
+    chunk = -(-slots // -(-slots // fit)) if slots else 1
+    offsets = [0]
+    for place in numbers:
+        offsets.append(offsets[-1] + size(place, chunk))
+    return chunk, offsets, offsets[-1] + (_aligned(chunk * samples * _RESULT_BYTES) if loss else 0)
+
+
+def _whole_fours(features: int) -> int:
+    """Floats between samples, so that each starts at a multiple of 16 bytes."""
+    return -(-features // 4) * 4
+
+
+def _aligned(count: int) -> int:
+    return -(-count // _ALIGNMENT) * _ALIGNMENT

@@ -8,8 +8,11 @@
 import os as _os
 
 from evokern import ops
+from evokern._default import use_backend
+from evokern._dispatch import which
 from evokern._version import __version__
 from evokern.backends.cpu import set_threads
+from evokern.extension import add_op, include_dir
 from evokern.lineage import Lineages, founders
 from evokern.network import (
     Activation,
@@ -39,9 +42,13 @@ __all__ = [
     "Network",
     "Residual",
     "__version__",
+    "add_op",
     "founders",
+    "include_dir",
     "ops",
     "set_threads",
+    "use_backend",
+    "which",
 ]
 
 # libgomp's threads do not survive fork(): a child that asks for them would wait for ever.

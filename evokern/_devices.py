@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from evokern.backends.cuda.device import Device
+from evokern.backends.device import Device
 from evokern.errors import BackendError, message
 
 
@@ -210,9 +210,7 @@ def _torch_device(place: Any) -> Device:
         return torch.empty(count, dtype=torch.uint8, device=place)
 
     stream = torch.cuda.current_stream(place).cuda_stream
-    return Device(
-        native(), empty, lambda memory: int(memory.data_ptr()), stream, number=place.index
-    )
+    return Device(NATIVES, empty, lambda memory: int(memory.data_ptr()), stream, number=place.index)
 
 
 def _torch_empty(place: Any, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Any:
@@ -229,7 +227,7 @@ def _cupy_device(place: Any) -> Device:
         return _cupy_empty(place, (count,), np.dtype(np.uint8))
 
     stream = sys.modules["cupy"].cuda.get_current_stream(place.id).ptr
-    return Device(native(), empty, lambda memory: int(memory.data.ptr), stream, number=place.id)
+    return Device(NATIVES, empty, lambda memory: int(memory.data.ptr), stream, number=place.id)
 
 
 def _cupy_empty(place: Any, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Any:
@@ -266,17 +264,17 @@ PLACES = {"cuda": _cuda_place}
 """By the kind of device: who makes arrays there, for the device of a number."""
 
 
-def why_no_cuda() -> str:
-    """Why nothing can run on ``cuda`` here; empty if it can."""
+def why_not(backend: str) -> str:
+    """Why nothing can run here on a back end of devices; empty if it can."""
     try:
-        module = native()
+        module = NATIVES[backend]()
     except BackendError as error:
-        return str(error).removeprefix("backend: cuda is ")
+        return str(error).removeprefix(f"backend: {backend} ").removeprefix("is ")
     count, reason = module.device_count()
-    return "" if count else f"built, but CUDA says: {reason or 'no device'}"
+    return "" if count else f"{_THERE[backend]}, but CUDA says: {reason or 'no device'}"
 
 
-def native() -> Any:
+def _cuda_module() -> Any:
     """``evokern._cuda``; BackendError where it was not built."""
     try:
         from evokern import _cuda  # type: ignore[attr-defined, unused-ignore]
@@ -284,3 +282,14 @@ def native() -> Any:
         mend = "install evokern where nvcc is, or after `make cuda-toolchain`"
         raise BackendError(f"backend: cuda is not built ({error}); {mend}") from error
     return _cuda
+
+
+def _triton_driver() -> Any:
+    """``evokern.backends.triton.driver``; BackendError where Triton is not installed."""
+    return import_module("evokern.backends.triton.driver").load()
+
+
+NATIVES = {"cuda": _cuda_module, "triton": _triton_driver}
+"""By the back ends of devices, the preferred one first: the module that a call needs."""
+
+_THERE = {"cuda": "built", "triton": "installed"}

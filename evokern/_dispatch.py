@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import cache
 from typing import Any
 
 import numpy as np
 
-from evokern._arrays import Array, Host, address_of, expect
+from evokern._arrays import Array, Host, address_of, expect, to_view
+from evokern._default import device_backend, host_backend
 from evokern._devices import DeviceArray
-from evokern._table import ON_DEVICE, automatic, resolve
-from evokern.backends.cuda.device import Device, use_device
+from evokern._table import ON_DEVICE, TABLE, resolve
+from evokern.backends.device import Device, use_device
 from evokern.errors import ArgumentError, BackendError, LayoutError, MemoryLimitError, message
 
 WORKSPACE_ALIGNMENT = 16  # bytes
@@ -23,46 +24,69 @@ LEAST_CAPABILITY = 80
 
 
 def choose(
-    op: str, backend: str, names: str, *arrays: Host | None, workspace: Array | None = None
+    op: str,
+    backend: str,
+    names: str,
+    *arrays: Host | None,
+    workspace: Array | None = None,
+    precision: str = "fp32",
 ) -> Callable[..., Any]:
     """The function of ``op`` for these arrays; ``auto`` follows from where they are.
 
     ``names`` are theirs, with spaces between. ``workspace`` stands in for the memory that the op
     would ask of the arrays' library. Raises BackendError for a back end that is unknown or lacks
-    the op, and for arrays that are not all where it works.
+    the op, for arrays that are not all where it works, and for tf32 on the host.
     """
     for array in arrays:
         if isinstance(array, DeviceArray):
-            return _choose_there(
-                op, backend, dict(zip(names.split(), arrays, strict=True)), workspace
-            )
+            given = dict(zip(names.split(), arrays, strict=True))
+            return _choose_there(op, backend, given, workspace)
     if workspace is not None:
         raise ArgumentError(message("workspace", "None for arrays on the host", "an array"))
-    function = _choose_here(op, backend)
+    function = _choose_here(op, host_backend(op) if backend == "auto" else backend)
     if function is None:
         wanted = f"an array on a device for backend={backend!r}"
         raise BackendError(message(names.split()[0], wanted, "on the host", _OTHER_PLACE))
+    if precision == "tf32":
+        raise BackendError("precision: tf32 is a GPU format; on the host there are fp32 and bf16")
     return function
+
+
+def which(op: str, *arrays: Array) -> str:
+    """The back end that ``op`` runs on with ``backend="auto"`` for arrays like these.
+
+    That of the host without arrays. Raises BackendError as the op would.
+    """
+    if op not in TABLE:
+        raise BackendError(message("op", f"one of {list(TABLE)}", repr(op)))
+    views = {f"arrays[{number}]": to_view("arrays", array) for number, array in enumerate(arrays)}
+    if any(isinstance(view, DeviceArray) for view in views.values()):
+        return device_backend(op, _common_device(views))
+    return host_backend(op)
 
 
 @cache
 def _choose_here(op: str, backend: str) -> Callable[..., Any] | None:
     """None for a back end that works on a device."""
-    name = automatic(op, on_device=False) if backend == "auto" else backend
-    function = resolve(op, name)
-    return None if name in ON_DEVICE else function
+    if backend in ON_DEVICE and backend in TABLE[op].functions:
+        return None
+    return resolve(op, backend)
 
 
 def _choose_there(
     op: str, backend: str, arrays: dict[str, Host | None], workspace: Array | None
 ) -> Callable[..., Any]:
     device = _common_device(arrays)
-    name = automatic(op, on_device=True) if backend == "auto" else backend
-    function = resolve(op, name)
-    if name not in ON_DEVICE:
+    name = device_backend(op, device) if backend == "auto" else backend
+    if name in TABLE[op].functions and name not in ON_DEVICE:
         wanted = f"an array on the host for backend={name!r}"
         raise BackendError(message(next(iter(arrays)), wanted, "on a device", _OTHER_PLACE))
-    return _there(op, device if workspace is None else _within(workspace, device), function)
+    if name in ON_DEVICE and name not in device.natives:
+        raise BackendError(f"backend: {name} does not run where {next(iter(arrays))} is")
+    native = device.natives[name]() if name in ON_DEVICE else None
+    function = resolve(op, name)
+    _expect_capability(native, device.number)
+    return _there(op, name, device if workspace is None else _within(workspace, device), function)
 
 
 _OTHER_PLACE = "copy it there, or choose another backend"
@@ -90,7 +114,7 @@ def _within(workspace: Array, device: Device) -> Device:
     return replace(device, empty=empty, address=int, limit=memory.size)
 
 
-def _common_device(arrays: dict[str, Host | None]) -> Device:
+def _common_device(arrays: Mapping[str, Host | None]) -> Device:
     """The device that all of them are on."""
     first, chosen = "", None
     for name, array in arrays.items():
@@ -108,23 +132,24 @@ def _common_device(arrays: dict[str, Host | None]) -> Device:
     return chosen
 
 
-def _there(op: str, device: Device, function: Callable[..., Any]) -> Callable[..., Any]:
+def _there(
+    op: str, backend: str, device: Device, function: Callable[..., Any]
+) -> Callable[..., Any]:
     """The function with ``device`` as this thread's; afterwards it is what it was before.
 
     With EVOKERN_CHECK=1 it waits for the device, so that a failure there is told here.
     """
-    _expect_capability(device.native, device.number)
 
     def run(*arguments: Any, **options: Any) -> Any:
-        before = device.native.select_device(device.number)
-        try:
-            with use_device(device):
+        with use_device(device, backend) as native:
+            before = native.select_device(device.number)
+            try:
                 result = function(*arguments, **options)
-            if os.environ.get("EVOKERN_CHECK") == "1":
-                device.native.synchronize(op, device.stream)
-            return result
-        finally:
-            device.native.select_device(before)
+                if os.environ.get("EVOKERN_CHECK") == "1":
+                    native.synchronize(op, device.stream)
+                return result
+            finally:
+                native.select_device(before)
 
     return run
 

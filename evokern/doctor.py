@@ -10,8 +10,8 @@ from rich.console import Console
 from rich.table import Table
 
 from evokern import _cpu
-from evokern._devices import why_no_cuda
-from evokern._table import BACKENDS, MISSING, TABLE
+from evokern._devices import NATIVES, why_not
+from evokern._table import BACKENDS, TABLE
 from evokern._version import __version__
 from evokern.memory import available_bytes
 
@@ -21,7 +21,7 @@ _LIBRARIES = ("numpy", "torch", "jax", "triton", "cupy-cuda13x", "scipy")
 def report(console: Console | None = None) -> None:
     """Prints versions, instruction set, threads, memory and the op x backend matrix."""
     console = console or Console()
-    absent = {"cuda": why_no_cuda(), **MISSING}
+    absent = {backend: why_not(backend) for backend in NATIVES}
     absent = {backend: reason for backend, reason in absent.items() if reason}
     console.print(_facts())
     console.print(_matrix(absent))
@@ -85,13 +85,12 @@ def _bf16() -> str:
 
 
 def _matrix(absent: dict[str, str]) -> Table:
-    table = Table(title="ops", title_justify="left")
+    table = Table(title="ops and what fp32 promises", title_justify="left")
     table.add_column("op")
-    table.add_column("promise")
     for backend in BACKENDS:
         table.add_column(backend)
     for name, op in TABLE.items():
-        cells = ["-" if backend in absent else "yes" for backend in op.functions]
-        cells += ["-"] * (len(BACKENDS) - len(cells))
-        table.add_row(name, op.promise, *cells)
+        there = [backend in op.functions and backend not in absent for backend in BACKENDS]
+        promises = map(op.promise, BACKENDS)
+        table.add_row(name, *(p if yes else "-" for p, yes in zip(promises, there, strict=True)))
     return table

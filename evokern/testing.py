@@ -31,12 +31,15 @@ from evokern.network import (
     Network,
     Residual,
 )
-from evokern.rules import PRECISIONS, Precision
+from evokern.rules import PRECISIONS, LossName, Precision
 
 F64 = npt.NDArray[np.float64]
 
 _UNIT = 2.0**-24
 _INPUT_ROUNDING = dict(zip(PRECISIONS, (0.0, 2.0**-8, 2.0**-10), strict=True))
+_LARGEST = float(np.finfo(np.float32).max)
+_LARGEST_ROUNDED = _LARGEST * (1 - 2.0**-9)  # what is larger may be infinite in bf16
+_SMALLEST_SUBNORMAL = 2.0**-149
 _SMALLEST_NORMAL = 2.0**-126  # exp gives +0 for results below, and so does AVX512-BF16
 
 # Their slopes reach 1.13. They multiply the input with a factor in [0, 1], so that the factor's
@@ -72,7 +75,8 @@ def error_bound(
 ) -> Bounded:
     """The network's outputs in float64 and a bound on a kernel's error: [S, B, *output_shape].
 
-    The bound is carried along the layers (design section 5). It counts one rounding per operation
+    The bound is carried along the layers (design section 5); it is infinite or NaN where fp32 may
+    overflow on the way, since the order of a sum matters then. It counts one rounding per operation
     and, for bf16 and tf32, the rounding of the inputs and weights of every dense, convolutional
     and recurrent layer.
 
@@ -108,25 +112,43 @@ def error_bound(
 
 
 def loss_bound(
-    outputs: Bounded, y: npt.NDArray[Any], classes: npt.NDArray[np.int32] | None = None
+    outputs: Bounded,
+    y: npt.NDArray[Any],
+    classes: npt.NDArray[np.int32] | None = None,
+    *,
+    loss: LossName = "cross_entropy",
 ) -> Bounded:
-    """The mean cross-entropy in float64 and a bound on a kernel's error: [S].
+    """The mean loss in float64 and a bound on a kernel's error: [S].
 
     Args:
         outputs: of `error_bound`, [S, B, O].
-        y, classes: as in ``ops.network_loss``.
+        y, classes, loss: as in ``ops.network_loss``.
     """
-    losses, bounds = [], []
-    for slot, (logits, error) in enumerate(zip(*outputs, strict=True)):
-        count = logits.shape[1] if classes is None else classes[slot]
-        labels = y if y.ndim == 1 else y[slot]
-        z = logits[:, :count]
-        largest = z.max(axis=1)
-        sums = np.log(np.exp(z - largest[:, None]).sum(axis=1)) + largest
-        loss = (sums - z[np.arange(len(z)), labels]).mean()
-        losses.append(loss)
-        bounds.append(2 * error[:, :count].max() + 8 * _UNIT * (1 + abs(loss)))
-    return Bounded(np.array(losses), np.array(bounds))
+    means = []
+    shared = y.ndim == (2 if loss == "mse" else 1)
+    for slot, (values, error) in enumerate(zip(*outputs, strict=True)):
+        count = values.shape[1] if classes is None else classes[slot]
+        wanted = y if shared else y[slot]
+        if loss == "mse":
+            means.append(_squared(values[:, :count], error[:, :count], wanted[:, :count]))
+        else:
+            means.append(_cross_entropy(values[:, :count], error[:, :count], wanted))
+    return Bounded(np.array([m[0] for m in means]), np.array([m[1] for m in means]))
+
+
+def _cross_entropy(z: F64, error: F64, labels: npt.NDArray[Any]) -> tuple[float, float]:
+    largest = z.max(axis=1)
+    sums = np.log(np.exp(z - largest[:, None]).sum(axis=1)) + largest
+    loss = (sums - z[np.arange(len(z)), labels.astype(np.int64)]).mean()
+    return loss, 2 * error.max() + 8 * _UNIT * (1 + abs(loss))
+
+
+def _squared(values: F64, error: F64, targets: npt.NDArray[Any]) -> tuple[float, float]:
+    """One rounding of the difference, one of the square, one of each sum and of the means."""
+    distance = np.abs(values - targets)
+    roundings = 2 + values.shape[1] + math.log2(32) + len(values) / 32 + 2
+    bound = 2 * distance * error + error * error + roundings * _UNIT * distance * distance
+    return (distance * distance).mean(), bound.mean() + _SMALLEST_NORMAL
 
 
 def assert_same_bits(actual: npt.ArrayLike, expected: npt.ArrayLike) -> None:
@@ -204,7 +226,8 @@ def _along(
                 body = _along(layer.body, x, parameters, by)
                 shortcut = _along(layer.shortcut or (), x, parameters, by)
                 y = body.value + shortcut.value
-                x = Bounded(y, body.bound + shortcut.bound + _UNIT * np.abs(y))
+                bound = body.bound + shortcut.bound + _UNIT * np.abs(y)
+                x = Bounded(y, _unless_overflow(bound, np.abs(y) + bound))
             case Flatten():
                 x = Bounded(*(part.reshape(len(part), -1) for part in x))
             case MaxPool2d() | AvgPool2d() | GlobalAvgPool():
@@ -226,10 +249,19 @@ def _roundings(products: int, by: _Rounding) -> float:
 
 
 def _dense(x: Bounded, w: F64, b: F64, by: _Rounding) -> Bounded:
+    limit = _LARGEST_ROUNDED if by.inputs else np.inf
+    sizes = [np.abs(x.value) + x.bound, np.abs(w)]
+    sizes = [np.where(size > limit, np.inf, size) for size in sizes]
     products = np.abs(x.value) @ np.abs(w)
     sums = _UNIT * (products + np.abs(b)) + _SMALLEST_NORMAL
     rounded = _roundings(len(w), by) * sums + 2 * by.inputs * products
-    return Bounded(x.value @ w + b, x.bound @ np.abs(w) + rounded)
+    bound = x.bound @ np.abs(w) + rounded
+    return Bounded(x.value @ w + b, _unless_overflow(bound, sizes[0] @ sizes[1] + np.abs(b)))
+
+
+def _unless_overflow(bound: F64, sizes: F64) -> F64:
+    """The bound where numbers of these sizes are finite in fp32."""
+    return np.where(sizes <= _LARGEST, bound, np.inf)
 
 
 def _conv2d(x: Bounded, layer: Conv2d, w: F64, b: F64, by: _Rounding) -> Bounded:
@@ -248,7 +280,8 @@ def _affine(x: Bounded, by: _Rounding, scale: F64, shift: F64) -> Bounded:
     products = np.abs(x.value * scale)
     sums = _UNIT * (products + np.abs(shift)) + _SMALLEST_NORMAL
     bound = x.bound * np.abs(scale) + _roundings(1, by) * sums
-    return Bounded(x.value * scale + shift, bound)
+    size = products + np.abs(shift) + bound
+    return Bounded(x.value * scale + shift, _unless_overflow(bound, size))
 
 
 def _elman(x: Bounded, layer: Elman, by: _Rounding, w_in: F64, w_rec: F64, b: F64) -> Bounded:
@@ -312,10 +345,11 @@ def _mean(x: Bounded, geometry: tuple[int, ...], padding: float) -> Bounded:
     """Means over windows, where an element of the padding counts as so many."""
     sizes = _windows(np.ones_like(x.value), geometry, padding).sum((-2, -1))
     windows = _windows(x.value, geometry, 0)
-    means = np.abs(windows).sum((-2, -1)) / sizes
-    bound = _windows(x.bound, geometry, 0).sum((-2, -1)) / sizes
+    sums = np.abs(windows).sum((-2, -1))
+    bound = _windows(x.bound, geometry, 0).sum((-2, -1))
     count = windows.shape[-2] * windows.shape[-1] + 1
-    return Bounded(windows.sum((-2, -1)) / sizes, bound + count * _UNIT * means)
+    rounded = (bound + count * _UNIT * sums) / sizes + _SMALLEST_SUBNORMAL
+    return Bounded(windows.sum((-2, -1)) / sizes, _unless_overflow(rounded, sums + bound))
 
 
 def _windows(x: F64, geometry: tuple[int, ...], padding: float) -> F64:

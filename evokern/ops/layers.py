@@ -8,7 +8,6 @@ from evokern._arrays import Array, expect, expect_shape, like, output
 from evokern._checks import (
     apart,
     batch_of,
-    check_precision,
     images_of,
     inputs_of,
     layer_weights,
@@ -28,7 +27,7 @@ from evokern.network import (
     MaxPool2d,
     pool_output,
 )
-from evokern.rules import Precision
+from evokern.rules import PRECISIONS, Precision
 
 
 def dense_forward(
@@ -52,12 +51,13 @@ def dense_forward(
         index: int32 [S], the individual each slot runs; None means S = P, one each.
         activation: a name of ``evokern.network.ACTIVATIONS``.
         negative_slope: of ``leaky_relu``.
-        precision: ``fp32`` (the bits of design section 5) or ``bf16`` (inputs rounded to bf16).
+        precision: ``fp32`` (the bits of design section 5), ``bf16`` (inputs rounded to bf16) or,
+            with Triton's kernels, ``tf32``.
         out: float32 [S, B, O] to write to.
         backend: see the module.
     """
     one_of("activation", activation, ACTIVATIONS)
-    check_precision(precision, backend)
+    one_of("precision", precision, PRECISIONS)
     weights, bias = layer_weights(w, b, "[P, I, O]")
     population, inputs, outputs = weights.shape
     values = expect("x", x, np.float32, "[S, B, I] or [B, I]", None)
@@ -65,7 +65,9 @@ def dense_forward(
     batch = batch_of(values, (inputs,), len(slots))
     shape = (len(slots), batch, outputs)
     target = output(out, shape, "[S, B, O]", x=values, w=weights, **apart(bias))
-    compute = choose("dense_forward", backend, "x w b out", values, weights, bias, target)
+    compute = choose(
+        "dense_forward", backend, "x w b out", values, weights, bias, target, precision=precision
+    )
     if target.size:
         compute(
             values,
@@ -110,7 +112,7 @@ def conv2d_forward(
         out: float32 [S, B, O, H', W'] to write to.
         backend: see the module.
     """
-    check_precision(precision, backend)
+    one_of("precision", precision, PRECISIONS)
     weights, bias = layer_weights(w, b, "[P, C*KH*KW, O]")
     population, depth, outputs = weights.shape
     values = inputs_of(x, "[S, B, C, H, W] or [B, C, H, W]", x_scale)
@@ -130,7 +132,9 @@ def conv2d_forward(
     merged("x", values, values.ndim - 3)
     target = output(out, shape, "[S, B, O, H', W']", x=values, w=weights, **apart(bias))
     merged("out", target, 2)
-    compute = choose("conv2d_forward", backend, "x w b out", values, weights, bias, target)
+    compute = choose(
+        "conv2d_forward", backend, "x w b out", values, weights, bias, target, precision=precision
+    )
     if target.size:
         compute(
             values,

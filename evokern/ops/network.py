@@ -8,7 +8,6 @@ import numpy as np
 
 from evokern._arrays import Array, empty_beside, expect, like, output
 from evokern._checks import (
-    check_precision,
     class_counts,
     evaluation,
     expect_either,
@@ -17,10 +16,10 @@ from evokern._checks import (
 )
 from evokern._dispatch import choose
 from evokern._values import integer, one_of
-from evokern.backends.cuda.network import plan_bytes
+from evokern.backends.plan import plan_bytes
 from evokern.errors import ShapeError, message
 from evokern.network import Network
-from evokern.rules import LOSSES, LossName, Precision
+from evokern.rules import LOSSES, PRECISIONS, LossName, Precision
 
 
 def network_forward(
@@ -46,15 +45,15 @@ def network_forward(
             times ``x_scale``.
         index: int32 [S], the individual each slot runs, or [layers, S], the row of each layer's
             bank; None means S = P, one each. Rows may repeat or be left out.
-        precision: ``fp32`` (the bits of design section 5) or ``bf16`` (inputs and weights of
-            products rounded to bf16).
+        precision: ``fp32`` (the bits of design section 5), ``bf16`` (inputs and weights of products
+            rounded to bf16) or, with Triton's kernels, ``tf32`` (to 10 bits of mantissa).
         x_scale: what uint8 inputs are multiplied with, one rounding to fp32.
         out: float32 [S, B, *output_shape] to write to.
         workspace: uint8 [bytes] on the device for what is between layers, of ``workspace_bytes``
             or less; None: memory of the arrays' library. Not on the host.
         backend: see the module.
     """
-    check_precision(precision, backend)
+    one_of("precision", precision, PRECISIONS)
     given = evaluation(genomes, network, x, index, x_scale)
     shape = (given.slots, given.batch, *network.output_shape)
     inputs: dict[str, Any] = {f"genomes[{number}]": bank for number, bank in enumerate(given.banks)}
@@ -62,7 +61,9 @@ def network_forward(
     merged("out", target, 2)
     names = " ".join(["x", *inputs, "out"])
     arrays = (given.x, *given.banks, target)
-    compute = choose("network_forward", backend, names, *arrays, workspace=workspace)
+    compute = choose(
+        "network_forward", backend, names, *arrays, workspace=workspace, precision=precision
+    )
     if target.size:
         compute(
             given.banks,
@@ -100,7 +101,7 @@ def network_loss(
         loss: ``cross_entropy`` (Eq. 5.5) or ``mse``; with ``mse`` no prediction counts as correct.
     """
     one_of("loss", loss, LOSSES)
-    check_precision(precision, backend)
+    one_of("precision", precision, PRECISIONS)
     if len(network.output_shape) != 1:
         got = f"{list(network.output_shape)}"
         raise ShapeError(message("network", "a flat output [O]", got, "add Flatten() at the end"))
@@ -117,7 +118,9 @@ def network_loss(
     correct = empty_beside(given.x, (slots,), np.int32, "correct [S]")
     names = " ".join([*(f"genomes[{number}]" for number in range(len(given.banks))), "x", "y"])
     arrays = (*given.banks, given.x, targets)
-    compute = choose("network_loss", backend, names, *arrays, workspace=workspace)
+    compute = choose(
+        "network_loss", backend, names, *arrays, workspace=workspace, precision=precision
+    )
     if slots:
         compute(
             given.banks,

@@ -1,0 +1,1 @@
+"""The Triton kernels, each beside its launch. Triton is imported with the first of them."""

@@ -1,0 +1,301 @@
+"""Dense layers one after the other, and the loss, in one kernel.
+
+A program has one slot and a tile of samples. It computes some outputs of the first layer at a time,
+which are inputs of the second at once: what lies between layers stays in registers and shared
+memory. Later layers take all their inputs in one ``tl.dot``.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import pairwise
+
+import triton
+import triton.language as tl
+
+from evokern.backends.triton.activation import activate, exp, log
+from evokern.backends.triton.dense import (
+    FEW_SAMPLES,
+    Tile,
+    add_dot,
+    add_products,
+    interpreted_tile,
+    parameter,
+    parameter_arguments,
+    power_of_two,
+    widened,
+)
+from evokern.backends.triton.launch import INTERPRETED, Parameter, Pointer, Samples, launch
+
+MOST_LAYERS = 4
+
+WIDEST = 128
+"""Outputs of the second layer and of those after it."""
+
+
+@dataclass(frozen=True, slots=True)
+class FusedLayer:
+    """Weights [inputs, outputs] and behind them, if ``bias``, the bias."""
+
+    parameters: Parameter
+    outputs: int
+    bias: bool
+    code: int
+    slope: float
+
+
+@dataclass(frozen=True, slots=True)
+class Labels:
+    """Labels int64 [slots, samples], or for ``mse`` targets float32 [slots, samples, outputs]."""
+
+    y: Pointer
+    slot_stride: int
+    sample_stride: int
+    classes: Pointer | None  # int32 [slots], outputs that count
+    mse: bool
+    losses: Pointer  # float32 [slots, samples]
+    correct: Pointer  # int32 [slots, samples]
+
+
+def tile_for(stack: tuple[int, ...], samples: int, precision: str) -> Tile | None:
+    """Tile of the first layer for features between layers; None where layers run one by one.
+
+    Its rows are those of all layers.
+    """
+    layers = len(stack) - 1
+    if samples <= FEW_SAMPLES or not 2 <= layers <= MOST_LAYERS or max(stack[2:]) > WIDEST:
+        return None
+    # Of larger layers, registers do not hold what a thread multiplies.
+    widths = [power_of_two(features) for features in stack[2:]]
+    widest = 0 if precision == "fp32" else 64
+    if any(k * n > 2048 and max(k, n) > widest for k, n in pairwise(widths)):
+        return None
+    if INTERPRETED:
+        return interpreted_tile(samples, 128, stack[1], 32, stack[0], 512)
+    rows = 16 if samples <= 16 else 32 if samples <= 32 else 64
+    warps = rows // 8
+    columns = min(power_of_two(stack[1]), 64)
+    if precision == "fp32":
+        return Tile(rows, min(columns, 2048 // widths[0]), 16, warps, 3)
+    return Tile(rows, columns, 32, warps, 3)
+
+
+@triton.jit
+def _bias_of(w, first, n, OUTPUTS: tl.constexpr, BIAS: tl.constexpr):
+    """Where sums start: float32 [n]."""
+    if BIAS:
+        b = widened(tl.load(w + first + n, mask=n < OUTPUTS, other=0))
+    else:
+        b = tl.zeros(n.shape, tl.float32)
+    return b
+
+
+@triton.jit
+def _two_layers(
+    x,
+    x_sample,
+    x_scale,
+    w,
+    v,
+    m,
+    samples,
+    FEATURES: tl.constexpr,
+    WIDTHS: tl.constexpr,
+    BIASES: tl.constexpr,
+    CODES: tl.constexpr,
+    SLOPES: tl.constexpr,
+    PRECISION: tl.constexpr,
+    BN: tl.constexpr,
+    BK: tl.constexpr,
+):
+    """Layers of weights w and v on x [samples, FEATURES[0]]: [BM, WIDTHS[2]]."""
+    INPUTS: tl.constexpr = FEATURES[0]
+    HIDDEN: tl.constexpr = FEATURES[1]
+    OUTPUTS: tl.constexpr = FEATURES[2]
+    o = tl.arange(0, WIDTHS[2])
+    total = tl.zeros([m.shape[0], WIDTHS[2]], tl.float32)
+    total += _bias_of(v, HIDDEN * OUTPUTS, o, OUTPUTS, BIASES[1])[None, :]
+    for part in range(0, HIDDEN, BN):
+        n = part + tl.arange(0, BN)
+        h = tl.zeros([m.shape[0], BN], tl.float32)
+        h += _bias_of(w, INPUTS * HIDDEN, n, HIDDEN, BIASES[0])[None, :]
+        h = add_products(h, x, x_sample, x_scale, samples, w, HIDDEN, INPUTS, m, n, PRECISION, BK)
+        there = (n < HIDDEN)[:, None] & (o < OUTPUTS)[None, :]
+        c = tl.load(v + n[:, None] * OUTPUTS + o[None, :], mask=there, other=0)
+        total = add_dot(total, activate(h, CODES[0], SLOPES[0]), c, PRECISION)
+    return activate(total, CODES[1], SLOPES[1])
+
+
+@triton.jit
+def _layer(
+    z,
+    w,
+    INPUTS: tl.constexpr,
+    OUTPUTS: tl.constexpr,
+    WIDTH: tl.constexpr,
+    BIAS: tl.constexpr,
+    CODE: tl.constexpr,
+    SLOPE: tl.constexpr,
+    PRECISION: tl.constexpr,
+):
+    """A layer on z [BM, at least INPUTS]: [BM, WIDTH]. What is behind in z is finite."""
+    k = tl.arange(0, z.shape[1])
+    n = tl.arange(0, WIDTH)
+    there = (k < INPUTS)[:, None] & (n < OUTPUTS)[None, :]
+    b = tl.load(w + k[:, None] * OUTPUTS + n[None, :], mask=there, other=0)
+    total = tl.zeros([z.shape[0], WIDTH], tl.float32)
+    total += _bias_of(w, INPUTS * OUTPUTS, n, OUTPUTS, BIAS)[None, :]
+    return activate(add_dot(total, z, b, PRECISION), CODE, SLOPE)
+
+
+@triton.jit
+def _cross_entropy(z, n, label, count):
+    """Losses of z [BM, n], float32, and whether they are right, int32; ``count`` outputs count."""
+    counted = (n < count)[None, :]
+    largest = tl.max(tl.where(counted, z, float("-inf")), axis=1)
+    broken = tl.max((counted & (z != z)).to(tl.int32), axis=1)
+    total = tl.sum(tl.where(counted, exp(z - largest[:, None]), 0.0), axis=1)
+    wanted = tl.sum(tl.where(n[None, :] == label[:, None], z, 0.0), axis=1)
+    # The first of equals.
+    best = tl.min(tl.where(counted & (z == largest[:, None]), n[None, :], n.shape[0]), axis=1)
+    right = (best == label).to(tl.int32) * (1 - broken)
+    return (log(total) + largest) - wanted, right
+
+
+@triton.jit(do_not_specialize=["x_scale", "samples"])
+def fused_kernel(
+    x,
+    x_slot,
+    x_sample,
+    x_scale,
+    w0,
+    w0_stride,
+    w0_rows,
+    w1,
+    w1_stride,
+    w1_rows,
+    w2,
+    w2_stride,
+    w2_rows,
+    w3,
+    w3_stride,
+    w3_rows,
+    out,
+    out_slot,
+    out_sample,
+    y,
+    y_slot,
+    y_sample,
+    classes,
+    losses,
+    correct,
+    samples,
+    FEATURES: tl.constexpr,
+    WIDTHS: tl.constexpr,
+    BIASES: tl.constexpr,
+    CODES: tl.constexpr,
+    SLOPES: tl.constexpr,
+    MSE: tl.constexpr,
+    PRECISION: tl.constexpr,
+    BM: tl.constexpr,
+    BN: tl.constexpr,
+    BK: tl.constexpr,
+):
+    """Programs: slots x tiles of samples. Writes ``out``, or where that is None, the losses."""
+    LAYERS: tl.constexpr = len(FEATURES) - 1
+    OUTPUTS: tl.constexpr = FEATURES[LAYERS]
+    down = tl.cdiv(samples, BM)
+    slot = (tl.program_id(0) // down).to(tl.int64)
+    m = tl.program_id(0) % down * BM + tl.arange(0, BM)
+    n = tl.arange(0, WIDTHS[LAYERS])
+    z = _two_layers(
+        x + slot * x_slot,
+        x_sample,
+        x_scale,
+        parameter(w0, w0_stride, w0_rows, slot),
+        parameter(w1, w1_stride, w1_rows, slot),
+        m,
+        samples,
+        FEATURES,
+        WIDTHS,
+        BIASES,
+        CODES,
+        SLOPES,
+        PRECISION,
+        BN,
+        BK,
+    )
+    if w2 is not None:
+        w = parameter(w2, w2_stride, w2_rows, slot)
+        z = _layer(
+            z, w, FEATURES[2], FEATURES[3], WIDTHS[3], BIASES[2], CODES[2], SLOPES[2], PRECISION
+        )
+    if w3 is not None:
+        w = parameter(w3, w3_stride, w3_rows, slot)
+        z = _layer(
+            z, w, FEATURES[3], FEATURES[4], WIDTHS[4], BIASES[3], CODES[3], SLOPES[3], PRECISION
+        )
+    wide = m.to(tl.int64)
+    if out is not None:
+        to = out + slot * out_slot + wide[:, None] * out_sample + n[None, :]
+        tl.store(to, z, mask=(m < samples)[:, None] & (n < OUTPUTS)[None, :])
+    else:
+        count = OUTPUTS
+        if classes is not None:
+            count = tl.load(classes + slot)
+        y += slot * y_slot
+        if MSE:
+            counted = (n < count)[None, :]
+            there = (m < samples)[:, None] & counted
+            target = tl.load(y + wide[:, None] * y_sample + n[None, :], mask=there, other=0.0)
+            error = tl.where(counted, z - target, 0.0)
+            loss = tl.div_rn(tl.sum(error * error, axis=1), tl.cast(count, tl.float32))
+            right = tl.zeros([BM], tl.int32)
+        else:
+            label = tl.load(y + wide * y_sample, mask=m < samples, other=0)
+            loss, right = _cross_entropy(z, n, label, count)
+        tl.store(losses + slot * samples + m, loss, mask=m < samples)
+        tl.store(correct + slot * samples + m, right, mask=m < samples)
+
+
+def fused_layers(
+    x: Samples,
+    layers: list[FusedLayer],
+    out: Samples | None,
+    labels: Labels | None,
+    *,
+    slots: int,
+    samples: int,
+    inputs: int,
+    tile: Tile,
+    precision: str,
+    x_scale: float,
+) -> None:
+    """Outputs of the layers to ``out``, or their losses as ``labels`` say; one of both is None."""
+    features = (inputs, *(layer.outputs for layer in layers))
+    missing = [None] * (3 * (MOST_LAYERS - len(layers)))
+    launch(
+        fused_kernel,
+        slots * triton.cdiv(samples, tile.rows),
+        *(x.pointer, x.slot_stride, x.sample_stride),
+        x_scale,
+        *(part for layer in layers for part in parameter_arguments(layer.parameters)),
+        *missing,
+        *((out.pointer, out.slot_stride, out.sample_stride) if out else (None,) * 3),
+        *((labels.y, labels.slot_stride, labels.sample_stride) if labels else (None,) * 3),
+        *((labels.classes, labels.losses, labels.correct) if labels else (None,) * 3),
+        samples,
+        FEATURES=features,
+        WIDTHS=tuple(power_of_two(count) for count in features),
+        BIASES=tuple(layer.bias for layer in layers),
+        CODES=tuple(layer.code for layer in layers),
+        SLOPES=tuple(layer.slope for layer in layers),
+        MSE=labels is not None and labels.mse,
+        PRECISION=precision,
+        BM=tile.rows,
+        BN=tile.columns,
+        BK=tile.depth,
+        warps=tile.warps,
+        stages=tile.stages,
+        fusion=True,
+    )

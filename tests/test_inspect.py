@@ -128,6 +128,12 @@ def test_functions_of_ptx():
     assert kernel.operations == Counter(operations.split())
 
 
+def test_places_in_the_source_hide_no_operation():
+    body = "{\n\t.loc\t1 26 9                 // a.py:26:9\n\tadd.rn.f32 \t%r1, %r2, %r3;\n}\n"
+    [function] = listings.functions_of(f".visible .entry kernel(\n)\n.reqntid 128\n{body}")
+    assert function.operations == Counter(["add.rn.f32"])
+
+
 def test_exact_ptx_has_no_mistakes():
     for function in listings.functions_of(PTX):
         assert listings.mistakes(function, fma=False) == []

@@ -109,7 +109,8 @@ class Function:
 
 def functions_of(ptx: str) -> list[Function]:
     """Everything with a body."""
-    ptx = re.sub(r"//.*", "", ptx)
+    # Comments, and places in the source, which no semicolon ends.
+    ptx = re.sub(r"//.*|^\s*\.loc\s.*", "", ptx, flags=re.MULTILINE)
     head = re.compile(
         r"^(?:\.visible |\.weak |\.extern )*\.(entry|func)\s+(?:\([^)]*\)\s*)?([\w$]+)([^{};]*)\{",
         re.MULTILINE,

@@ -5,14 +5,14 @@ VENV ?= .venv
 ARGS ?=
 BIN = $(VENV)/bin
 
-CPP := $(shell find csrc tests -name '*.h' -o -name '*.cpp' -o -name '*.cu' -o -name '*.cuh')
+CPP := $(shell find csrc tests examples -name '*.h' -o -name '*.cpp' -o -name '*.cu' -o -name '*.cuh')
 BUILD_FILES := pyproject.toml setup.py $(shell find csrc -type f)
 PACKAGE_FILES := $(BUILD_FILES) $(shell find evokern -name '*.py')
 
 # A source tree on PYTHONPATH would shadow the installed package.
 unexport PYTHONPATH
 
-.PHONY: demo test data lint format sanitize emulate bench doctor clean
+.PHONY: demo test data lint format sanitize emulate bench doctor custom-op clean
 .PHONY: simt-asan simt-race simt-reverse cuda-toolchain cuda-module inspect gpu
 .NOTPARALLEL:
 
@@ -46,6 +46,12 @@ format: $(VENV)/.dev
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 	$(BIN)/clang-format -i $(CPP)
+
+# examples/custom_op as its users install it.
+custom-op: export EVOKERN_CUSTOM_OP = installed
+custom-op: $(VENV)/.dev
+	$(BIN)/pip install --no-build-isolation --no-deps ./examples/custom_op
+	$(BIN)/python -m pytest tests/test_custom_op.py $(ARGS)
 
 # The C++ tests run inside tests/, so that they import the installed package. The sanitizers write
 # to the stderr of the process, which pytest must leave alone.
@@ -92,8 +98,9 @@ cuda-module: .venv-cuda/.installed $(VENV)/.dev
 	$(BIN)/python -m pytest tests/test_cuda_module.py
 
 # Nothing of it needs a GPU or a driver.
-inspect: .venv-cuda/.installed
+inspect: .venv-cuda/.installed $(VENV)/.dev
 	.venv-cuda/bin/python tests/inspect $(ARGS)
+	$(BIN)/python tests/inspect/triton_kernels.py $(ARGS)
 
 # On a machine with a GPU: parity, a run, compute-sanitizer, timings, in 20 minutes.
 gpu: $(VENV)/.extras
@@ -101,6 +108,7 @@ gpu: $(VENV)/.extras
 
 clean:
 	rm -rf $(VENV) .venv-ci .venv-sanitize .venv-emulate .venv-cuda build dist evokern.egg-info
+	rm -rf examples/custom_op/build examples/custom_op/*.egg-info
 	rm -rf .benchmarks .hypothesis .mypy_cache .pytest_cache .ruff_cache evokern/_c*.so
 	find evokern tests -name __pycache__ -prune -exec rm -rf {} +
 
@@ -113,11 +121,11 @@ $(VENV)/.package: $(BUILD_FILES) | $(BIN)/python
 	touch $@
 
 $(VENV)/.dev: $(BUILD_FILES) constraints.txt | $(BIN)/python
-	$(BIN)/pip install -e '.[dev]' -c constraints.txt
+	$(BIN)/pip install -e '.[dev,triton]' -c constraints.txt
 	touch $@ $(VENV)/.package
 
 $(VENV)/.extras: $(BUILD_FILES) constraints.txt | $(BIN)/python
-	$(BIN)/pip install -e '.[dev,torch,onnx,data,tensorboard]' -c constraints.txt
+	$(BIN)/pip install -e '.[dev,triton,torch,onnx,data,tensorboard]' -c constraints.txt
 	touch $@ $(VENV)/.dev $(VENV)/.package
 
 # Not editable: these builds must not replace the module in the source tree.

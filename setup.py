@@ -27,6 +27,7 @@ from pathlib import Path
 import pybind11
 from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
+from setuptools.command.build_py import build_py
 from setuptools.errors import CompileError
 
 ROOT = Path(__file__).resolve().parent
@@ -35,6 +36,10 @@ BINDINGS = sorted((CSRC / "cpu").glob("bindings*.cpp"))
 KERNELS = sorted(set((CSRC / "cpu").glob("*.cpp")) - set(BINDINGS))
 CUDA_BINDINGS = sorted((CSRC / "cuda").glob("bindings*.cpp"))
 CUDA_KERNELS = sorted((CSRC / "cuda").glob("*.cu"))
+
+# What ops of other packages are written with: evokern.include_dir() in a wheel.
+PUBLIC_HEADERS = sorted((CSRC / "core").glob("*.h"))
+PUBLIC_HEADERS += [CSRC / "cuda" / name for name in ("device.h", "launch.h")]
 
 
 def switch(name: str) -> bool:
@@ -251,6 +256,25 @@ class BuildKernels(build_ext):
         )
 
 
+class CopyHeaders(build_py):
+    """A source tree, and so an editable install, has csrc itself."""
+
+    def run(self) -> None:
+        super().run()
+        if not self.editable_mode:
+            for header, copy in zip(PUBLIC_HEADERS, self.header_copies(), strict=True):
+                self.mkpath(str(Path(copy).parent))
+                self.copy_file(str(header), copy)
+
+    def get_outputs(self, include_bytecode: bool = True) -> list[str]:
+        outputs = super().get_outputs(include_bytecode)
+        return outputs if self.editable_mode else [*outputs, *self.header_copies()]
+
+    def header_copies(self) -> list[str]:
+        folder = Path(self.build_lib) / "evokern" / "include"
+        return [str(folder / header.relative_to(CSRC)) for header in PUBLIC_HEADERS]
+
+
 if sys.platform == "win32":
     raise SystemExit("evokern does not build on Windows yet: use Linux, or WSL on Windows")
 
@@ -265,6 +289,6 @@ if NVCC:
 
 setup(
     ext_modules=extensions,
-    cmdclass={"build_ext": BuildKernels},
+    cmdclass={"build_ext": BuildKernels, "build_py": CopyHeaders},
     options={"build": {"build_base": BUILD}},
 )

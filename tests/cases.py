@@ -28,10 +28,14 @@ ODD_SIZES = (1, 2, 3, 17, 255, 257)
 
 COLUMNS = [
     *(pytest.param(f"cpu-{isa}", marks=pytest.mark.cpp) for isa in INSTRUCTION_SETS),
-    *(pytest.param(name, marks=pytest.mark.simt) for name in BACKENDS if name == "simt"),
+    *(
+        pytest.param(name, marks=mark)
+        for name, mark in (("simt", pytest.mark.simt), ("triton-interpreter", pytest.mark.triton))
+        if name in BACKENDS
+    ),
 ]
-"""What is compared with the reference: the CPU's instruction sets, and the CUDA kernels on the
-harness where conftest.py has it."""
+"""What is compared with the reference: the CPU's instruction sets, and where conftest.py has them
+the CUDA kernels on the harness and the Triton kernels in its interpreter."""
 
 
 @contextmanager
@@ -52,12 +56,11 @@ def column_of(column: str) -> Iterator[str]:
     OpenMP's wait for each other is long when others use the processor too. That the number of
     threads does not show is for test_ops_invariance.py.
     """
-    backend, _, isa = column.partition("-")
-    if not isa:
-        yield backend
+    if not column.startswith("cpu-"):
+        yield column
         return
-    with instruction_set(isa), threads(1):
-        yield backend
+    with instruction_set(column.removeprefix("cpu-")), threads(1):
+        yield "cpu"
 
 
 @contextmanager

@@ -11,6 +11,10 @@ import sys
 from collections.abc import Generator
 from pathlib import Path
 
+# Before Triton is first imported; kernels need a GPU otherwise.
+if not Path("/dev/nvidia0").exists():
+    os.environ.setdefault("TRITON_INTERPRET", "1")
+
 import hypothesis
 import pytest
 
@@ -21,13 +25,19 @@ if os.environ.get("EVOKERN_SIMT") != "0":
 
     column.add_column()
 
+# EVOKERN_TRITON=0: without the Triton kernels in Triton's interpreter.
+if os.environ.get("EVOKERN_TRITON") != "0":
+    import interpreter
+
+    interpreter.add_column()
+
 hypothesis.settings.register_profile(
     "evokern", deadline=None, derandomize=True, max_examples=50, print_blob=True
 )
 hypothesis.settings.load_profile("evokern")
 
 REQUIRED = {
-    "EVOKERN_REQUIRE_EXTRAS": ("torch", "onnx", "sklearn", "scipy", "tensorboard"),
+    "EVOKERN_REQUIRE_EXTRAS": ("torch", "onnx", "sklearn", "scipy", "tensorboard", "Triton"),
     "EVOKERN_REQUIRE_DATA": ("data cache",),
 }
 

@@ -33,7 +33,7 @@ def test_it_needs_no_library_of_cuda() -> None:
 @without_gpu
 def test_without_a_driver_it_says_why() -> None:
     assert REASON
-    assert _devices.why_no_cuda() == f"built, but CUDA says: {REASON}"
+    assert _devices.why_not("cuda") == f"built, but CUDA says: {REASON}"
     with pytest.raises(BackendError, match="CUDA says"):
         cuda.select_device(0)
     with pytest.raises(BackendError, match="fused_tile: CUDA says"):

@@ -231,7 +231,7 @@ class Native:
         self.__dict__.update(own)
 
     def __getattr__(self, name: str) -> Any:
-        return getattr(column.device().native, name)
+        return getattr(column.device().natives["cuda"](), name)
 
 
 def test_checks_wait_for_the_device_and_name_the_op(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -242,7 +242,9 @@ def test_checks_wait_for_the_device_and_name_the_op(monkeypatch: pytest.MonkeyPa
         raise BackendError(f"{op}: CUDA says: an illegal memory access was encountered")
 
     native = Native(synchronize=synchronize)
-    library = replace(LIBRARY, device=lambda number: replace(column.device(), native=native))
+    library = replace(
+        LIBRARY, device=lambda number: replace(column.device(), natives={"cuda": lambda: native})
+    )
     monkeypatch.setitem(_devices.LIBRARIES, "standin", library)
     x, _ = batch()
     ops.network_forward(copied(genomes()), NETWORK, copied(x))
@@ -255,7 +257,9 @@ def test_checks_wait_for_the_device_and_name_the_op(monkeypatch: pytest.MonkeyPa
 
 def test_devices_without_asynchronous_copies_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     old = Native(capability=lambda device: 75)
-    library = replace(LIBRARY, device=lambda number: replace(column.device(), native=old))
+    library = replace(
+        LIBRARY, device=lambda number: replace(column.device(), natives={"cuda": lambda: old})
+    )
     monkeypatch.setitem(_devices.LIBRARIES, "standin", library)
     x, _ = batch()
     words = "device: expected compute capability 8.0 or newer, got device 0 with 7.5"
@@ -272,7 +276,7 @@ def test_a_workspace_that_does_not_fit_says_what_would(monkeypatch: pytest.Monke
         raise OutOfMemoryError(f"tried to allocate {count} bytes")
 
     native = Native(memory_info=lambda: (64, 1 << 30))
-    device = replace(column.device(), native=native, empty=full)
+    device = replace(column.device(), natives={"cuda": lambda: native}, empty=full)
     monkeypatch.setitem(
         _devices.LIBRARIES, "standin", replace(LIBRARY, device=lambda number: device)
     )
@@ -285,7 +289,7 @@ def test_a_workspace_that_does_not_fit_says_what_would(monkeypatch: pytest.Monke
 
 @pytest.mark.parametrize("words", [1, 960, 961, 7681])
 def test_uploads_of_any_size_arrive(words: int) -> None:
-    native = column.device().native
+    native = column.device().natives["cuda"]()
     sent = np.arange(words, dtype=np.uint32) * np.uint32(2654435761)
     memory = native.empty(4 * words + 4)
     native.upload(memory.ctypes.data, sent, 0)

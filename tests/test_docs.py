@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shlex
+import sys
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,10 @@ import pytest
 from evokern import _cpu, set_threads
 from evokern.__main__ import COMMANDS, main
 from evokern.testing import require_data
+
+sys.path.insert(0, str(Path(__file__).parent / "tools"))
+
+import backends_page
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
@@ -72,3 +77,7 @@ def test_links_lead_somewhere(page):
     links = re.findall(r"\]\(([^)#]+)", page.read_text())
     lost = [link for link in links if "://" not in link and not (page.parent / link).exists()]
     assert lost == []
+
+
+def test_the_page_of_back_ends_is_the_table_s():
+    assert backends_page.PAGE.read_text() == backends_page.page()

@@ -20,7 +20,7 @@ import standin
 import build
 from benchmarks.gpu import costs, floors
 from evokern import _devices, ops
-from evokern.backends.cuda.device import Device
+from evokern.backends.device import Device
 from evokern.layers import Affine, Conv2d, Dense, Flatten, MaxPool2d
 from evokern.network import Network
 from evokern.population import allocate_genomes
@@ -49,7 +49,9 @@ counting = [
 def native(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     """The instrumented build as the device ``harness``."""
     module = build.load("race")
-    device = Device(module, empty=module.empty, address=lambda memory: memory.ctypes.data)
+    device = Device(
+        {"cuda": lambda: module}, module.empty, address=lambda memory: memory.ctypes.data
+    )
     monkeypatch.setattr(column, "device", lambda: device)
     monkeypatch.setitem(_devices.LIBRARIES, "standin", standin.LIBRARY)
     monkeypatch.setitem(_devices.PLACES, "harness", standin.harness_place)

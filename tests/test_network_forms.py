@@ -3,25 +3,18 @@
 from __future__ import annotations
 
 from functools import cache
-from typing import Any
 
 import numpy as np
 import pytest
-from cases import COLUMNS, Case, F, column_of, numbers, special_numbers
-from cases_network import FORMS, composed
+from bounds import assert_within_bounds, with_columns
+from cases import Case, F, column_of, numbers
+from cases_network import FORMS
 from networks import LAYERED
 
 from evokern import ops
-from evokern.layers import Conv2d, Dense
+from evokern.layers import Dense
 from evokern.network import Network
-from evokern.testing import (
-    Bounded,
-    assert_close,
-    assert_same_bits,
-    error_bound,
-    fill_outputs_with_nan,
-    loss_bound,
-)
+from evokern.testing import assert_same_bits, fill_outputs_with_nan
 
 CASES = [case for cases in FORMS.values() for case in cases]
 
@@ -36,61 +29,15 @@ def expected(case: Case) -> tuple[np.ndarray, ...]:
     return run(case, "reference")
 
 
-def is_bf16(case: Case) -> bool:
-    return case.options.get("precision") == "bf16"
-
-
-@cache
-def limits(case: Case) -> Bounded:
-    arguments, options = case.make()
-    index = options.get("index")
-    if case.op in ("network_forward", "network_loss"):
-        genomes, network, x, *labels = arguments
-        genomes = composed(genomes, index)
-    else:
-        x, w, b = arguments
-        network, labels = _one_layer(case.op, x, w, b, options), []
-        flat = w.reshape(len(w), -1)
-        genomes = (flat if b is None else np.concatenate([flat, b], axis=1))[index]
-    scale, precision = options.get("x_scale"), options.get("precision", "fp32")
-    result = error_bound(network, genomes, x, precision=precision, x_scale=scale)
-    return loss_bound(result, labels[0], options.get("classes")) if labels else result
-
-
-def _one_layer(op: str, x: np.ndarray, w: np.ndarray, b: Any, options: dict[str, Any]) -> Network:
-    bias, outputs = b is not None, w.shape[2]
-    if op == "dense_forward":
-        return Network((Dense(outputs, bias=bias),), x.shape[-1:])
-    side = round((w.shape[1] / x.shape[-3]) ** 0.5)
-    place = options.get("kernel", side), options["stride"], options["padding"]
-    return Network((Conv2d(outputs, *place, bias=bias),), x.shape[-3:])
-
-
-@pytest.mark.parametrize("column", COLUMNS)
-@pytest.mark.parametrize("case", CASES, ids=str)
+@pytest.mark.parametrize(("case", "column"), with_columns(CASES, bits=True))
 def test_same_bits_as_the_reference(case: Case, column: str) -> None:
-    if is_bf16(case) and column in ("simt", "cpu-avx512_bf16"):
-        pytest.skip("bits are not promised")
     for actual, reference in zip(run(case, column), expected(case), strict=True):
         assert_same_bits(actual, reference)
 
 
-@pytest.mark.parametrize(
-    "case",
-    [
-        case
-        for case in CASES
-        if case.options.get("values", numbers) is not special_numbers
-        and case.options.get("loss") != "mse"
-        and case.options.get("slots") != 0
-    ],
-    ids=str,
-)
-@pytest.mark.parametrize("column", [*COLUMNS, "reference"])
-def test_every_back_end_is_within_the_error_bound(case: Case, column: str) -> None:
-    if not np.prod(expected(case)[0].shape) or (is_bf16(case) and column == "simt"):
-        return
-    assert_close(run(case, column)[0], *limits(case))
+@pytest.mark.parametrize(("case", "column"), with_columns(CASES, bits=False))
+def test_within_the_error_bound(case: Case, column: str) -> None:
+    assert_within_bounds(case, run(case, column))
 
 
 @pytest.mark.parametrize("backend", ["cpu", "reference"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -12,7 +13,7 @@ from cases import F, numbers
 
 import evokern
 from evokern import ops
-from evokern._table import BACKENDS, MISSING, TABLE, reason_missing
+from evokern._table import TABLE, Op, resolve
 from evokern.errors import (
     ArgumentError,
     BackendError,
@@ -487,16 +488,24 @@ def test_the_plain_calls_are_right() -> None:
 def test_a_back_end_that_is_not_there_says_why(call: Callable[..., Any], op: str) -> None:
     with pytest.raises(BackendError, match=pattern("backend: expected auto or one of ['refere")):
         call(backend="numpy")
-    for backend in set(BACKENDS) - set(TABLE[op].functions):
-        assert reason_missing(op, backend) == MISSING[backend]
-        words = f"backend: {op} on {backend} is {MISSING[backend]}; there are reference, cpu, cuda"
-        with pytest.raises(BackendError, match=pattern(words)):
-            call(backend=backend)
 
 
-def test_a_back_end_that_is_there_has_no_reason_not_to_be() -> None:
-    for op, row in TABLE.items():
-        assert {reason_missing(op, backend) for backend in row.functions} == {""}
+def test_an_op_without_a_function_for_a_back_end_says_which_there_are(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setitem(TABLE, "polish", Op({"reference": "nowhere:polish"}))
+    words = "backend: polish on cuda is not written; there are reference"
+    with pytest.raises(BackendError, match=pattern(words)):
+        resolve("polish", "cuda")
+
+
+def test_triton_that_is_not_installed_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "triton", None)
+    for name in [name for name in sys.modules if name.startswith("evokern.backends.triton.")]:
+        monkeypatch.delitem(sys.modules, name)
+    resolve.cache_clear()
+    with pytest.raises(BackendError, match=r"affine on triton: .*pip install 'evokern\[triton\]'"):
+        resolve("affine", "triton")
 
 
 def test_cuda_takes_no_arrays_of_the_host() -> None:

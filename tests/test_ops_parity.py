@@ -11,15 +11,14 @@ import cases_network
 import cases_variation
 import numpy as np
 import pytest
+from bounds import assert_within_bounds, with_columns
 from cases import (
-    COLUMNS,
     INSTRUCTION_SETS,
     Case,
     F,
     column_of,
     instruction_set,
     numbers,
-    special_numbers,
     threads,
 )
 from cases_variation import ROWS
@@ -27,15 +26,8 @@ from cases_variation import ROWS
 from evokern import ops
 from evokern._table import TABLE
 from evokern.layout import DenseGenes, GenomeLayout
-from evokern.network import Dense, Network
 from evokern.rules import CROSSOVER_KINDS
-from evokern.testing import (
-    assert_close,
-    assert_same_bits,
-    error_bound,
-    fill_outputs_with_nan,
-    loss_bound,
-)
+from evokern.testing import assert_same_bits, fill_outputs_with_nan
 
 CASES = cases_variation.CASES | cases_lineage.CASES | cases_network.CASES | cases_categorical.CASES
 ALL_CASES = [case for cases in CASES.values() for case in cases]
@@ -59,56 +51,19 @@ def expected(case: Case) -> tuple[np.ndarray, ...]:
     return run(case, "reference")
 
 
-def is_bf16(case: Case) -> bool:
-    return case.options.get("precision") == "bf16"
-
-
-def promises_bits(case: Case, column: str) -> bool:
-    if is_bf16(case):
-        return column.startswith("cpu") and column != "cpu-avx512_bf16"
-    return TABLE[case.op].promise == "bits"
-
-
 def test_every_op_has_cases() -> None:
     assert {op for op, cases in CASES.items() if cases} == set(TABLE)
 
 
-@pytest.mark.parametrize("column", COLUMNS)
-@pytest.mark.parametrize("case", ALL_CASES, ids=str)
+@pytest.mark.parametrize(("case", "column"), with_columns(ALL_CASES, bits=True))
 def test_same_bits_as_the_reference(case: Case, column: str) -> None:
-    if not promises_bits(case, column):
-        pytest.skip("bits are not promised")
     for actual, reference in zip(run(case, column), expected(case), strict=True):
         assert_same_bits(actual, reference)
 
 
-@pytest.mark.parametrize("column", [*COLUMNS, "reference"])
-@pytest.mark.parametrize(
-    "case",
-    [
-        case
-        for case in ALL_CASES
-        if is_bf16(case) and case.options.get("loss") != "mse"
-        if case.options.get("values", numbers) is not special_numbers
-    ],
-    ids=str,
-)
-def test_bf16_is_within_the_error_bound(case: Case, column: str) -> None:
-    if column == "simt":
-        pytest.skip("the CUDA kernels compute in fp32 only")
-    arguments, options = case.make()
-    if case.op == "dense_forward":
-        x, w, b = arguments
-        layer = Dense(w.shape[2], options.get("activation", "identity"))
-        network = Network((layer,), (w.shape[1],))
-        genomes = np.concatenate([w.reshape(len(w), -1), b], axis=1)
-    else:
-        genomes, network, x, *_ = arguments
-    index = options["index"]
-    bound = error_bound(network, genomes, x, index=index, precision="bf16", zero_mean=True)
-    if case.op == "network_loss":
-        bound = loss_bound(bound, arguments[3], options.get("classes"))
-    assert_close(run(case, column)[0], *bound)
+@pytest.mark.parametrize(("case", "column"), with_columns(ALL_CASES, bits=False))
+def test_within_the_error_bound(case: Case, column: str) -> None:
+    assert_within_bounds(case, run(case, column))
 
 
 @pytest.mark.cpp

@@ -23,8 +23,8 @@ LAYERS = [
     " torch_modules _torch_layers _from_module _onnx_graph",
     "_cpu _cuda backends",
     "_table",
-    "_devices _arrays _dispatch _checks",
-    "ops",
+    "_devices _arrays _default _dispatch _checks",
+    "ops extension",
     "population selection schedules nes ensemble checkpoint metrics comparison"
     " plots progress tensorboard",
     "problems",

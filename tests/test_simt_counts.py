@@ -12,8 +12,8 @@ import pytest
 
 import build
 from evokern import ops
-from evokern.backends.cuda.device import Device, use_device
 from evokern.backends.cuda.network import network_loss
+from evokern.backends.device import Device, use_device
 from evokern.network import Network
 from evokern.problems.classification import thesis_network
 from evokern.testing import assert_same_bits
@@ -32,7 +32,7 @@ SAMPLES = 512
 @cache
 def device() -> Device:
     native = build.load("race")
-    return Device(native, empty=native.empty, address=lambda memory: memory.ctypes.data)
+    return Device({"cuda": lambda: native}, native.empty, address=lambda memory: memory.ctypes.data)
 
 
 def counted(network: Network, shared_limit: int, samples: int) -> list[dict[str, Any]]:
@@ -44,12 +44,12 @@ def counted(network: Network, shared_limit: int, samples: int) -> list[dict[str,
     ends = (*network.layout.offsets[1:], network.layout.size)
     banks = [genomes[:, a:b] for a, b in zip(network.layout.offsets, ends, strict=True)]
     results = np.full(1, np.nan, np.float32), np.zeros(1, np.int32)
-    native = device().native
+    native = device().natives["cuda"]()
     before = native.shared_limit()
     native.set_shared_limit(shared_limit)
     native.reset()
     try:
-        with use_device(device()):
+        with use_device(device(), "cuda"):
             network_loss(
                 banks,
                 network,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -17,7 +18,7 @@ from benchmarks.gpu.timing import Contest, Run
 from benchmarks.harness import Contestant, MismatchError
 from benchmarks.workload import NETWORK, SIGMA, Evaluation, Variation
 from benchmarks.workload_conv import Slots
-from evokern import Network, _devices, founders, ops
+from evokern import Network, _devices, founders, ops, use_backend
 from evokern.layout import GenomeLayout
 from evokern.population import allocate_genomes
 
@@ -25,6 +26,8 @@ Make = partial[Contest]
 """Makes the data on the device; they are gone when the contest is."""
 
 Rivals = dict[str, Callable[[], Run]]
+
+TRITON = "evokern's Triton kernels"
 
 _MOST_NETWORKS = 1000  # of a rival at a time, whose activations would not fit otherwise
 
@@ -34,6 +37,20 @@ class Place(NamedTuple):
 
     device: str
     torch: Any | None = None
+
+
+def with_triton(contest: Contest) -> Contest:
+    """The contest with the CUDA kernels and, as a rival more, the Triton kernels."""
+
+    def on(backend: str) -> Any:
+        with use_backend(backend):
+            return contest.evokern()
+
+    return replace(
+        contest,
+        evokern=partial(on, "cuda"),
+        rivals={TRITON: lambda: partial(on, "triton"), **contest.rivals},
+    )
 
 
 def contests(place: Place, tiny: bool) -> Iterator[Make]:

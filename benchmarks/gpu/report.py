@@ -78,6 +78,16 @@ def use_harness() -> None:
     standin.register()
 
 
+def backends_on(device: str) -> list[str]:
+    """CUDA's, and Triton's where it is installed (on the harness: where its interpreter runs)."""
+    if device != HARNESS:
+        return [name for name in _devices.NATIVES if not _devices.why_not(name)]
+    importable(TESTS)
+    import interpreter
+
+    return ["cuda"] if interpreter.unavailable() else ["cuda", "triton"]
+
+
 def why_not(device: str) -> str:
     """Why nothing can run on the device; empty if it can."""
     if device == HARNESS:
@@ -86,7 +96,7 @@ def why_not(device: str) -> str:
 
         return str(build.unavailable())
     try:
-        reason = _devices.why_no_cuda()
+        reason = _devices.why_not("cuda")
         if not reason:
             _devices.library_at(device)
     except BackendError as error:

@@ -8,9 +8,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from benchmarks.gpu import rivals
-from benchmarks.gpu.contests import Place, contests
+from benchmarks.gpu.contests import Place, contests, with_triton
 from benchmarks.gpu.costs import Work
-from benchmarks.gpu.report import HARNESS, NO_GPU, Budget, Rows, Verdict
+from benchmarks.gpu.report import HARNESS, NO_GPU, Budget, Rows, Verdict, backends_on
 from benchmarks.gpu.timing import (
     EVOKERN,
     ROUNDS,
@@ -67,6 +67,7 @@ def compare(
 ) -> Verdict:
     """All contests; ``shown`` stands in every row."""
     rounds = _TINY_ROUNDS if tiny else ROUNDS
+    triton = "triton" in backends_on(place.device)
     timed = left_out = failed = 0
     for make in contests(place, tiny):
         title = {"what": make.func.__name__}
@@ -74,7 +75,7 @@ def compare(
         medians: Medians | None = None
         if budget.left() > 0:
             try:
-                contest = make()
+                contest = with_triton(make()) if triton else make()
                 title = {"what": contest.work.what, "shape": contest.work.shape}
                 medians = measure(contest, limits, clock, rounds, budget)
             except Exception as error:

@@ -17,7 +17,7 @@ import reports
 
 import build
 from evokern import _table
-from evokern.backends.cuda.device import Device, use_device
+from evokern.backends.device import Device, current_device, use_device
 
 _MODULES = ("variation", "lineage", "categorical", "layers", "pool", "network")
 
@@ -26,7 +26,7 @@ _MODULES = ("variation", "lineage", "categorical", "layers", "pool", "network")
 def device() -> Device:
     """The processor as a device; builds the module at first. The memory it gives is NaN."""
     native = build.load(os.environ.get("EVOKERN_SIMT_VARIANT", "release"))
-    return Device(native, empty=native.empty, address=_address, checks=True)
+    return Device({"cuda": lambda: native}, native.empty, address=_address, checks=True)
 
 
 def _address(memory: np.ndarray) -> int:
@@ -54,8 +54,8 @@ def __getattr__(op: str) -> Any:
         raise AttributeError(op)
 
     def on_the_harness(*arguments: Any, **options: Any) -> Any:
-        with use_device(device()):
-            if not hasattr(device().native, "races"):
+        with use_device(device(), "cuda") as native:
+            if not hasattr(native, "races"):
                 return function(*arguments, **options)
             return _watched(function, *arguments, **options)
 
@@ -64,7 +64,7 @@ def __getattr__(op: str) -> Any:
 
 def _watched(function: Callable[..., Any], *arguments: Any, **options: Any) -> Any:
     """Raises KernelError for races and unwritten reads; the counts are those of the last call."""
-    native = device().native
+    native = current_device().native
     native.reset()
     result = function(*arguments, **options)
     found = [*native.races(), *native.unwritten_reads()]

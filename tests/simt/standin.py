@@ -6,10 +6,12 @@ from dataclasses import replace
 from typing import Any
 
 import column
+import interpreter
 import numpy as np
 import numpy.typing as npt
 
 from evokern import _devices
+from evokern.backends.device import Device
 
 
 class OnHarness:
@@ -45,7 +47,7 @@ class OnHarness:
 
 def empty(number: int, shape: tuple[int, ...], dtype: npt.DTypeLike) -> OnHarness:
     """NaN, or -1; the memory ends where the array does."""
-    memory = column.device().native.empty(int(np.prod(shape)) * np.dtype(dtype).itemsize)
+    memory = column.device().empty(int(np.prod(shape)) * np.dtype(dtype).itemsize)
     return OnHarness(memory.view(dtype).reshape(shape), number)
 
 
@@ -55,9 +57,18 @@ def copied(values: np.ndarray, number: int = 0) -> OnHarness:
     return array
 
 
+def _device(number: int) -> Device:
+    """Of the CUDA kernels on the harness and, where its interpreter runs, of Triton's."""
+    device = column.device()
+    natives = dict(device.natives)
+    if not interpreter.unavailable():
+        natives["triton"] = lambda: interpreter.HOST
+    return replace(device, number=number, natives=natives)
+
+
 LIBRARY = _devices.Library(
     place=lambda array: array.number,
-    device=lambda number: replace(column.device(), number=number),
+    device=_device,
     empty=empty,
     from_host=lambda number, array: copied(array, number),
     to_host=lambda array: array.values.copy(),

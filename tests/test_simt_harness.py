@@ -10,7 +10,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from types import ModuleType, SimpleNamespace
+from types import ModuleType
 
 import column
 import numpy as np
@@ -398,14 +398,11 @@ def test_races_and_counts_can_be_left_out(race: ModuleType) -> None:
         race.watch()
 
 
-def test_the_column_raises_for_what_is_found(
-    race: ModuleType, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(column, "device", lambda: SimpleNamespace(native=race))
+def test_the_column_raises_for_what_is_found(race: ModuleType) -> None:
     expected = RIGHT["missing_barrier"][1]
-    np.testing.assert_array_equal(column._watched(run, race, "missing_barrier"), expected)
+    np.testing.assert_array_equal(column._watched(race, run, race, "missing_barrier"), expected)
     with pytest.raises(race.KernelError, match=r"read-write race .*\n.*unwritten shared"):
-        column._watched(run, race, "missing_barrier", False)
+        column._watched(race, run, race, "missing_barrier", False)
     assert len(race.counts()) == 1
 
 

@@ -17,7 +17,7 @@ import reports
 
 import build
 from evokern import _table
-from evokern.backends.device import Device, current_device, use_device
+from evokern.backends.device import Device, use_device
 
 _MODULES = ("variation", "lineage", "categorical", "layers", "pool", "network")
 
@@ -57,14 +57,13 @@ def __getattr__(op: str) -> Any:
         with use_device(device(), "cuda") as native:
             if not hasattr(native, "races"):
                 return function(*arguments, **options)
-            return _watched(function, *arguments, **options)
+            return _watched(native, function, *arguments, **options)
 
     return on_the_harness
 
 
-def _watched(function: Callable[..., Any], *arguments: Any, **options: Any) -> Any:
+def _watched(native: Any, function: Callable[..., Any], *arguments: Any, **options: Any) -> Any:
     """Raises KernelError for races and unwritten reads; the counts are those of the last call."""
-    native = current_device().native
     native.reset()
     result = function(*arguments, **options)
     found = [*native.races(), *native.unwritten_reads()]

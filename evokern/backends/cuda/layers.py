@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from evokern.backends import one_layer
 from evokern.backends.cuda.network import layers_forward
 from evokern.backends.device import Block, current_device
-from evokern.network import ACTIVATIONS, ActivationName, Conv2d, Dense
+from evokern.network import ACTIVATIONS
 
 
 def dense_forward(
@@ -23,13 +24,9 @@ def dense_forward(
     precision: str,
     out: Any,
 ) -> None:
-    """See ``ops.dense_forward``: a network of one layer whose weights are two banks."""
-    inputs, outputs = w.shape[1:]
-    layer = Dense(outputs, cast(ActivationName, activation), negative_slope, b is not None)
+    """See ``ops.dense_forward``."""
     layers_forward(
-        [w] if b is None else [w, b],
-        (layer,),
-        (inputs,),
+        *one_layer.dense(w, b, activation, negative_slope),
         x,
         index=index[None],
         precision=precision,
@@ -52,14 +49,9 @@ def conv2d_forward(
     x_scale: float | None,
     out: Any,
 ) -> None:
-    """See ``ops.conv2d_forward``: a network of one layer whose weights are two banks."""
-    kernel, stride, padding = geometry[:2], geometry[2:4], geometry[4:]
-    name = cast(ActivationName, activation)
-    layer = Conv2d(w.shape[2], kernel, stride, padding, name, negative_slope, b is not None)
+    """See ``ops.conv2d_forward``."""
     layers_forward(
-        [w] if b is None else [w, b],
-        (layer,),
-        tuple(x.shape[-3:]),
+        *one_layer.conv2d(x, w, b, geometry, activation, negative_slope),
         x,
         index=index[None],
         precision=precision,

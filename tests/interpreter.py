@@ -78,10 +78,11 @@ def __getattr__(op: str) -> Any:
 
 
 def _speed_up() -> None:
-    """Two and a half times as fast, with the same results.
+    """Four times as fast, with the same results.
 
     The interpreter takes over Triton's language at every call of a kernel and of every function in
-    it; once is enough. And it computes integers twice, to assert that they do not overflow.
+    it; once is enough. It computes integers twice, to assert that they do not overflow. It makes a
+    table of all types to look up one.
     """
     import triton.language as tl
     from triton.runtime import interpreter
@@ -90,6 +91,39 @@ def _speed_up() -> None:
     interpreter._patch_lang(SimpleNamespace(__globals__=language))
     interpreter._patch_lang = lambda function: SimpleNamespace(restore=lambda: None)
     object.__setattr__(interpreter.interpreter_builder.options, "sanitize_overflow", False)
+
+    look_up, found = interpreter._get_np_dtype, {}
+
+    def numpy_type(kind: Any) -> np.dtype[Any]:
+        if kind.scalar.name not in found:
+            found[kind.scalar.name] = look_up(kind.scalar)
+        return found[kind.scalar.name]
+
+    interpreter._get_np_dtype = numpy_type
+    interpreter.InterpretedFunction.rewritten_fn[tl.philox.fn] = _philox
+
+
+def _philox(seed: Any, *counters: Any) -> tuple[Any, ...]:
+    """``tl.philox`` by the reference, at once; test_triton_rules.py runs Triton's own."""
+    import triton.language as tl
+    from triton.runtime.interpreter import TensorHandle
+
+    from evokern.backends.reference.random import philox
+
+    arrays = [np.asarray(_value(word)).astype(np.uint32) for word in counters]
+    key = int(np.asarray(_value(seed)).item())
+    words = philox(tuple(arrays), (key & 0xFFFFFFFF, key >> 32))
+    blocks = any(isinstance(word, tl.tensor) and word.type.is_block() for word in counters)
+    kind = tl.block_type(tl.uint32, list(words.shape[:-1])) if blocks else tl.uint32
+    return tuple(
+        tl.tensor(TensorHandle(np.ascontiguousarray(words[..., j]), tl.uint32), kind)
+        for j in range(4)
+    )
+
+
+def _value(word: Any) -> Any:
+    """Of a tensor, a constant or a number."""
+    return word.handle.data if hasattr(word, "handle") else int(getattr(word, "value", word))
 
 
 def add_column() -> None:

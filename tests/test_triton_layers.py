@@ -148,7 +148,7 @@ def test_residual(activation: str) -> None:
 
 
 def test_tiles(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(elementwise, "INTERPRETED", False)
+    monkeypatch.setattr(elementwise, "BIG_TILES", False)
     assert elementwise.tile_for(1, 10**6, 1024) == Tile(1, 1024)
     assert elementwise.tile_for(128, 512, 1024) == Tile(4, 256)
     assert elementwise.tile_for(128, 512, 512) == Tile(2, 256)

@@ -15,7 +15,7 @@ import triton
 import triton.language as tl
 
 from evokern.backends.device import Block, Device, current_device
-from evokern.backends.triton.launch import INTERPRETED, Pointer, launch, strides
+from evokern.backends.triton.launch import BIG_TILES, Pointer, launch, strides
 from evokern.backends.triton.random import NES, draw_words
 
 _ROW_SUM_TOLERANCE = tl.constexpr(1e-3)
@@ -36,7 +36,7 @@ class _Tiles:
 
 _TILES = (
     _Tiles(1 << 13, 1 << 9, 1 << 17, 1 << 9, 1 << 9, 1 << 9)
-    if INTERPRETED
+    if BIG_TILES
     else _Tiles(128, 4, 256, 32, 128, 16)
 )
 

@@ -24,7 +24,7 @@ from evokern.backends.triton.dense import (
     widened,
     zeros,
 )
-from evokern.backends.triton.launch import INTERPRETED, Parameter, Samples, launch
+from evokern.backends.triton.launch import BIG_TILES, Parameter, Samples, launch
 
 # By precision: up to 16 channels out, up to 32, and more.
 TILES = {
@@ -36,7 +36,7 @@ TILES = {
 
 def tile_for(channels: int, places: int, depth: int, precision: str) -> Tile:
     """The tile for a product of this shape."""
-    if INTERPRETED:
+    if BIG_TILES:
         return interpreted_tile(channels, 128, places, 1024, depth, 128)
     return TILES[precision][(channels > 16) + (channels > 32)]
 

@@ -17,15 +17,18 @@ import triton.language as tl
 
 from evokern.backends.triton.activation import activate
 from evokern.backends.triton.launch import (
-    INTERPRETED,
+    BIG_TILES,
     INTERPRETED_BF16,
     Parameter,
     Samples,
     launch,
 )
 
-FEW_SAMPLES = 3 if INTERPRETED else 8
+FEW_SAMPLES = 3 if BIG_TILES else 8
 """Up to so many samples of a slot, layers stream their weights instead of sharing them."""
+
+FEW_SLOTS = 16 if BIG_TILES else 1 << 31
+"""Of more slots, tiles of slots do it: see ``slots_of``."""
 
 LEAST_DOT = 16
 """What each dimension of a ``tl.dot`` must have."""
@@ -73,7 +76,7 @@ TILES = {
 
 def tile_for(rows: int, columns: int, depth: int, precision: str) -> Tile:
     """The tile for a product of this shape."""
-    if INTERPRETED:
+    if BIG_TILES:
         return interpreted_tile(rows, 128, columns, 256, depth, 512)
     narrow, *usual = TILES[precision]
     return narrow if columns <= narrow.columns else usual[(rows > 32) + (rows > 64)]
@@ -94,7 +97,7 @@ def interpreted_tile(
 
 def slots_of_a_program(slots: int) -> int:
     """See ``slots_of``."""
-    return min(triton.next_power_of_2(slots), 16) if INTERPRETED else 1
+    return min(triton.next_power_of_2(slots), 16) if BIG_TILES else 1
 
 
 def few_tile_for(samples: int, columns: int, depth: int) -> Tile:
@@ -103,7 +106,7 @@ def few_tile_for(samples: int, columns: int, depth: int) -> Tile:
     Where a row of weights is a warp's, sums over the inputs are within threads.
     """
     rows = triton.next_power_of_2(samples)
-    if INTERPRETED:
+    if BIG_TILES:
         return Tile(rows, min(power_of_two(columns), 512), min(power_of_two(depth), 512), 1, 1)
     across = min(power_of_two(columns), 128)
     return Tile(rows, across, (2048 if rows <= 4 else 1024) // across, 1, 1)
@@ -201,7 +204,7 @@ def zeros(SLOTS: tl.constexpr, M: tl.constexpr, N: tl.constexpr):
 
 @triton.jit
 def bias_of(bias, stride, rows, slot, n, outputs):
-    """Where sums start: float32 of n's shape, with tiles of slots [SLOTS, *n]."""
+    """Where sums start: float32 of n's shape, with tiles of slots [SLOTS, 1, BN]."""
     if bias is None:
         b = tl.zeros(n.shape, tl.float32)
     else:
@@ -422,7 +425,7 @@ def dense(
     precision: str,
 ) -> None:
     """out = activation(bias + first + second), in this order."""
-    few = samples <= FEW_SAMPLES
+    few = samples <= FEW_SAMPLES and slots <= FEW_SLOTS
     if few:
         tile = few_tile_for(samples, outputs, first.depth)
     else:

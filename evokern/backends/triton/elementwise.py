@@ -20,7 +20,7 @@ from evokern.backends.device import Block, current_device
 from evokern.backends.triton.activation import activate
 from evokern.backends.triton.dense import parameter, parameter_arguments, widened
 from evokern.backends.triton.launch import (
-    INTERPRETED,
+    BIG_TILES,
     Parameter,
     Pointer,
     Samples,
@@ -31,8 +31,8 @@ from evokern.backends.triton.launch import (
 from evokern.network import ACTIVATIONS
 
 # Elements of a tile. Threads have four of the bytes, and so four floats to store together.
-ELEMENTS = 1 << 16 if INTERPRETED else 1024
-BYTES = 1 << 16 if INTERPRETED else 512
+ELEMENTS = 1 << 16 if BIG_TILES else 1024
+BYTES = 1 << 16 if BIG_TILES else 512
 
 COLUMNS = (1024, 256, 64, 16, 4, 1)
 """How wide tiles are."""
@@ -55,7 +55,7 @@ class Tile:
 
 def tile_for(rows: int, columns: int, elements: int) -> Tile:
     """The tile of so many elements that does least for nothing; of equals the wider one."""
-    if INTERPRETED:
+    if BIG_TILES:
         wide = min(triton.next_power_of_2(columns), elements)
         return Tile(min(triton.next_power_of_2(rows), elements // wide), wide)
     narrowest = min(columns, RUN)

@@ -23,9 +23,12 @@ from evokern.backends.triton.dense import (
     parameter,
     parameter_arguments,
     power_of_two,
+    slots_of,
+    slots_of_a_program,
     widened,
+    zeros,
 )
-from evokern.backends.triton.launch import INTERPRETED, Parameter, Pointer, Samples, launch
+from evokern.backends.triton.launch import BIG_TILES, Parameter, Pointer, Samples, launch
 
 MOST_LAYERS = 4
 
@@ -70,7 +73,7 @@ def tile_for(stack: tuple[int, ...], samples: int, precision: str) -> Tile | Non
     widest = 0 if precision == "fp32" else 64
     if any(k * n > 2048 and max(k, n) > widest for k, n in pairwise(widths)):
         return None
-    if INTERPRETED:
+    if BIG_TILES:
         return interpreted_tile(samples, 128, stack[1], 32, stack[0], 512)
     rows = 16 if samples <= 16 else 32 if samples <= 32 else 64
     warps = rows // 8
@@ -82,7 +85,8 @@ def tile_for(stack: tuple[int, ...], samples: int, precision: str) -> Tile | Non
 
 @triton.jit
 def _bias_of(w, first, n, OUTPUTS: tl.constexpr, BIAS: tl.constexpr):
-    """Where sums start: float32 [n]."""
+    """Where sums start: float32 [1, n]."""
+    n = n[None, :]
     if BIAS:
         b = widened(tl.load(w + first + n, mask=n < OUTPUTS, other=0))
     else:
@@ -105,6 +109,7 @@ def _two_layers(
     CODES: tl.constexpr,
     SLOPES: tl.constexpr,
     PRECISION: tl.constexpr,
+    SLOTS: tl.constexpr,
     BN: tl.constexpr,
     BK: tl.constexpr,
 ):
@@ -113,12 +118,12 @@ def _two_layers(
     HIDDEN: tl.constexpr = FEATURES[1]
     OUTPUTS: tl.constexpr = FEATURES[2]
     o = tl.arange(0, WIDTHS[2])
-    total = tl.zeros([m.shape[0], WIDTHS[2]], tl.float32)
-    total += _bias_of(v, HIDDEN * OUTPUTS, o, OUTPUTS, BIASES[1])[None, :]
+    total = zeros(SLOTS, m.shape[0], WIDTHS[2])
+    total += _bias_of(v, HIDDEN * OUTPUTS, o, OUTPUTS, BIASES[1])
     for part in range(0, HIDDEN, BN):
         n = part + tl.arange(0, BN)
-        h = tl.zeros([m.shape[0], BN], tl.float32)
-        h += _bias_of(w, INPUTS * HIDDEN, n, HIDDEN, BIASES[0])[None, :]
+        h = zeros(SLOTS, m.shape[0], BN)
+        h += _bias_of(w, INPUTS * HIDDEN, n, HIDDEN, BIASES[0])
         h = add_products(h, x, x_sample, x_scale, samples, w, HIDDEN, INPUTS, m, n, PRECISION, BK)
         there = (n < HIDDEN)[:, None] & (o < OUTPUTS)[None, :]
         c = tl.load(v + n[:, None] * OUTPUTS + o[None, :], mask=there, other=0)
@@ -137,32 +142,37 @@ def _layer(
     CODE: tl.constexpr,
     SLOPE: tl.constexpr,
     PRECISION: tl.constexpr,
+    SLOTS: tl.constexpr,
 ):
     """A layer on z [BM, at least INPUTS]: [BM, WIDTH]. What is behind in z is finite."""
-    k = tl.arange(0, z.shape[1])
+    k = tl.arange(0, z.shape[-1])
     n = tl.arange(0, WIDTH)
     there = (k < INPUTS)[:, None] & (n < OUTPUTS)[None, :]
     b = tl.load(w + k[:, None] * OUTPUTS + n[None, :], mask=there, other=0)
-    total = tl.zeros([z.shape[0], WIDTH], tl.float32)
-    total += _bias_of(w, INPUTS * OUTPUTS, n, OUTPUTS, BIAS)[None, :]
+    total = zeros(SLOTS, z.shape[-2], WIDTH)
+    total += _bias_of(w, INPUTS * OUTPUTS, n, OUTPUTS, BIAS)
     return activate(add_dot(total, z, b, PRECISION), CODE, SLOPE)
 
 
 @triton.jit
 def _cross_entropy(z, n, label, count):
-    """Losses of z [BM, n], float32, and whether they are right, int32; ``count`` outputs count."""
-    counted = (n < count)[None, :]
-    largest = tl.max(tl.where(counted, z, float("-inf")), axis=1)
-    broken = tl.max((counted & (z != z)).to(tl.int32), axis=1)
-    total = tl.sum(tl.where(counted, exp(z - largest[:, None]), 0.0), axis=1)
-    wanted = tl.sum(tl.where(n[None, :] == label[:, None], z, 0.0), axis=1)
+    """Losses of z [BM, n], float32 [BM, 1], and whether they are right, int32.
+
+    ``label`` is [BM, 1], n is [1, BN], and ``count`` outputs count.
+    """
+    counted = n < count
+    largest = tl.max(tl.where(counted, z, float("-inf")), axis=-1, keep_dims=True)
+    broken = tl.max((counted & (z != z)).to(tl.int32), axis=-1, keep_dims=True)
+    total = tl.sum(tl.where(counted, exp(z - largest), 0.0), axis=-1, keep_dims=True)
+    wanted = tl.sum(tl.where(n == label, z, 0.0), axis=-1, keep_dims=True)
     # The first of equals.
-    best = tl.min(tl.where(counted & (z == largest[:, None]), n[None, :], n.shape[0]), axis=1)
+    places = tl.where(counted & (z == largest), n, n.shape[-1])
+    best = tl.min(places, axis=-1, keep_dims=True)
     right = (best == label).to(tl.int32) * (1 - broken)
     return (log(total) + largest) - wanted, right
 
 
-@triton.jit(do_not_specialize=["x_scale", "samples"])
+@triton.jit(do_not_specialize=["x_scale", "samples", "slots"])
 def fused_kernel(
     x,
     x_slot,
@@ -190,6 +200,7 @@ def fused_kernel(
     losses,
     correct,
     samples,
+    slots,
     FEATURES: tl.constexpr,
     WIDTHS: tl.constexpr,
     BIASES: tl.constexpr,
@@ -197,6 +208,7 @@ def fused_kernel(
     SLOPES: tl.constexpr,
     MSE: tl.constexpr,
     PRECISION: tl.constexpr,
+    SLOTS: tl.constexpr,
     BM: tl.constexpr,
     BN: tl.constexpr,
     BK: tl.constexpr,
@@ -205,7 +217,7 @@ def fused_kernel(
     LAYERS: tl.constexpr = len(FEATURES) - 1
     OUTPUTS: tl.constexpr = FEATURES[LAYERS]
     down = tl.cdiv(samples, BM)
-    slot = (tl.program_id(0) // down).to(tl.int64)
+    slot = slots_of(tl.program_id(0) // down, slots, SLOTS)
     m = tl.program_id(0) % down * BM + tl.arange(0, BM)
     n = tl.arange(0, WIDTHS[LAYERS])
     z = _two_layers(
@@ -222,35 +234,55 @@ def fused_kernel(
         CODES,
         SLOPES,
         PRECISION,
+        SLOTS,
         BN,
         BK,
     )
     if w2 is not None:
         w = parameter(w2, w2_stride, w2_rows, slot)
         z = _layer(
-            z, w, FEATURES[2], FEATURES[3], WIDTHS[3], BIASES[2], CODES[2], SLOPES[2], PRECISION
+            z,
+            w,
+            FEATURES[2],
+            FEATURES[3],
+            WIDTHS[3],
+            BIASES[2],
+            CODES[2],
+            SLOPES[2],
+            PRECISION,
+            SLOTS,
         )
     if w3 is not None:
         w = parameter(w3, w3_stride, w3_rows, slot)
         z = _layer(
-            z, w, FEATURES[3], FEATURES[4], WIDTHS[4], BIASES[3], CODES[3], SLOPES[3], PRECISION
+            z,
+            w,
+            FEATURES[3],
+            FEATURES[4],
+            WIDTHS[4],
+            BIASES[3],
+            CODES[3],
+            SLOPES[3],
+            PRECISION,
+            SLOTS,
         )
+    n, m = n[None, :], m[:, None]
     wide = m.to(tl.int64)
     if out is not None:
-        to = out + slot * out_slot + wide[:, None] * out_sample + n[None, :]
-        tl.store(to, z, mask=(m < samples)[:, None] & (n < OUTPUTS)[None, :])
+        to = out + slot * out_slot + wide * out_sample + n
+        tl.store(to, z, mask=(m < samples) & (n < OUTPUTS))
     else:
         count = OUTPUTS
         if classes is not None:
             count = tl.load(classes + slot)
         y += slot * y_slot
         if MSE:
-            counted = (n < count)[None, :]
-            there = (m < samples)[:, None] & counted
-            target = tl.load(y + wide[:, None] * y_sample + n[None, :], mask=there, other=0.0)
+            counted = n < count
+            target = tl.load(y + wide * y_sample + n, mask=(m < samples) & counted, other=0.0)
             error = tl.where(counted, z - target, 0.0)
-            loss = tl.div_rn(tl.sum(error * error, axis=1), tl.cast(count, tl.float32))
-            right = tl.zeros([BM], tl.int32)
+            total = tl.sum(error * error, axis=-1, keep_dims=True)
+            loss = tl.div_rn(total, tl.cast(count, tl.float32))
+            right = tl.zeros(total.shape, tl.int32)
         else:
             label = tl.load(y + wide * y_sample, mask=m < samples, other=0)
             loss, right = _cross_entropy(z, n, label, count)
@@ -274,9 +306,10 @@ def fused_layers(
     """Outputs of the layers to ``out``, or their losses as ``labels`` say; one of both is None."""
     features = (inputs, *(layer.outputs for layer in layers))
     missing = [None] * (3 * (MOST_LAYERS - len(layers)))
+    side_by_side = slots_of_a_program(slots)
     launch(
         fused_kernel,
-        slots * triton.cdiv(samples, tile.rows),
+        triton.cdiv(slots, side_by_side) * triton.cdiv(samples, tile.rows),
         *(x.pointer, x.slot_stride, x.sample_stride),
         x_scale,
         *(part for layer in layers for part in parameter_arguments(layer.parameters)),
@@ -285,6 +318,7 @@ def fused_layers(
         *((labels.y, labels.slot_stride, labels.sample_stride) if labels else (None,) * 3),
         *((labels.classes, labels.losses, labels.correct) if labels else (None,) * 3),
         samples,
+        slots,
         FEATURES=features,
         WIDTHS=tuple(power_of_two(count) for count in features),
         BIASES=tuple(layer.bias for layer in layers),
@@ -292,6 +326,7 @@ def fused_layers(
         SLOPES=tuple(layer.slope for layer in layers),
         MSE=labels is not None and labels.mse,
         PRECISION=precision,
+        SLOTS=side_by_side,
         BM=tile.rows,
         BN=tile.columns,
         BK=tile.depth,

@@ -29,7 +29,7 @@ import triton.language as tl
 
 from evokern.backends.device import Block
 from evokern.backends.parts import gene_parts
-from evokern.backends.triton.launch import INTERPRETED, Pointer
+from evokern.backends.triton.launch import BIG_TILES, Pointer
 from evokern.backends.triton.random import (
     CROSSOVER,
     CROSSOVER_PARENT,
@@ -61,7 +61,7 @@ SCALE = tl.constexpr(6)
 CONSTANT = tl.constexpr(7)
 COLUMNS = tl.constexpr(8)
 
-TILE_GENES = 1 << 19 if INTERPRETED else 512  # a Philox block for each of 128 threads
+TILE_GENES = 1 << 19 if BIG_TILES else 512  # a Philox block for each of 128 threads
 
 
 @dataclass(frozen=True, slots=True)

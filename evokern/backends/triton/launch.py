@@ -2,11 +2,12 @@
 
 Nothing is autotuned: each file has a small table of configurations by classes of shapes, so that
 results and compile times are the same on every machine. Under TRITON_INTERPRET=1 programs run one
-after the other in NumPy, and cost what their number costs: those tables have a row for it.
+after the other in NumPy, and cost what their number costs: those tables have big tiles for it.
 """
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,6 +19,9 @@ from evokern.backends.device import current_device
 
 INTERPRETED: bool = triton.knobs.runtime.interpret
 """Whether kernels run in Triton's interpreter; settled when Triton is first imported."""
+
+BIG_TILES: bool = INTERPRETED and os.environ.get("EVOKERN_TRITON_TILES") != "device"
+"""Whether tiles are the interpreter's; EVOKERN_TRITON_TILES=device has it run those of a GPU."""
 
 INTERPRETED_BF16 = tl.constexpr(INTERPRETED)
 """For kernels: the interpreter computes with the bits of bf16 as if they were integers."""

@@ -14,11 +14,11 @@ import triton.language as tl
 
 from evokern.backends.device import Block
 from evokern.backends.parts import gene_parts
-from evokern.backends.triton.launch import INTERPRETED, Pointer, launch
+from evokern.backends.triton.launch import BIG_TILES, Pointer, launch
 from evokern.backends.triton.random import INIT, normal_pair
 from evokern.layout import GENE_CONTENTS, GenomeLayout
 
-_TILE = (1 << 17, 1 << 10) if INTERPRETED else (512, 128)  # genes, columns, at most
+_TILE = (1 << 17, 1 << 10) if BIG_TILES else (512, 128)  # genes, columns, at most
 _ROWS = 4
 
 
@@ -58,7 +58,7 @@ def unit_lengths(
     most, width = _TILE
     width = min(width, triton.next_power_of_2(columns))
     height = min(triton.next_power_of_2(founders), most // (_ROWS * width))
-    few = INTERPRETED and height * width < 1 << 10
+    few = BIG_TILES and height * width < 1 << 10
     rows = 8 * _ROWS if few else _ROWS
     launch(
         unit_lengths_kernel,

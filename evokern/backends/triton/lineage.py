@@ -29,7 +29,7 @@ from evokern.backends.triton.genes import (
     tile_shape,
     units_of_tile,
 )
-from evokern.backends.triton.launch import INTERPRETED, Pointer, launch, pointer, strides
+from evokern.backends.triton.launch import BIG_TILES, Pointer, launch, pointer, strides
 from evokern.backends.triton.lengths import unit_lengths, unit_lengths_room
 from evokern.layout import GenomeLayout
 from evokern.rules import DISTRIBUTIONS, bernoulli_threshold
@@ -112,7 +112,7 @@ def _shape(program: Program, genes: int) -> TileShape:
     Short genomes go side by side.
     """
     runs = len(program.start)
-    if INTERPRETED or program.independent or genes < _LONG:
+    if BIG_TILES or program.independent or genes < _LONG:
         return tile_shape(runs, genes)
     return tile_shape(1, genes, _LONG)
 

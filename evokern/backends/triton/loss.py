@@ -6,12 +6,12 @@ import triton
 import triton.language as tl
 
 from evokern.backends.triton.activation import exp, log
-from evokern.backends.triton.launch import INTERPRETED, Pointer, Samples, launch
+from evokern.backends.triton.launch import BIG_TILES, Pointer, Samples, launch
 from evokern.backends.triton.pool import larger
 
 # Of a program: a thread has a sample, a warp a slot.
-SAMPLES = 1 << 12 if INTERPRETED else 128
-SLOTS = 64 if INTERPRETED else 4
+SAMPLES = 1 << 12 if BIG_TILES else 128
+SLOTS = 64 if BIG_TILES else 4
 
 BLOCK = tl.constexpr(32)
 """Samples that are added by halves before the block sums are added in order."""

@@ -8,9 +8,9 @@ import triton
 import triton.language as tl
 
 from evokern.backends.triton.elementwise import divided, tile_at, tile_for, with_slots_merged
-from evokern.backends.triton.launch import INTERPRETED, Samples, launch, pointer, strides
+from evokern.backends.triton.launch import BIG_TILES, Samples, launch, pointer, strides
 
-WINDOWS = 1 << 16 if INTERPRETED else 512
+WINDOWS = 1 << 16 if BIG_TILES else 512
 """Of a program."""
 
 

@@ -29,7 +29,7 @@ from evokern.backends.triton.genes import (
     tile_shape,
     units_of_tile,
 )
-from evokern.backends.triton.launch import INTERPRETED, Pointer, launch, strides
+from evokern.backends.triton.launch import BIG_TILES, Pointer, launch, strides
 from evokern.backends.triton.lengths import unit_lengths, unit_lengths_room
 from evokern.backends.triton.random import SIGMA, normal_pair
 from evokern.layout import GenomeLayout
@@ -39,7 +39,7 @@ F32 = npt.NDArray[np.float32]
 I32 = npt.NDArray[np.int32]
 
 _ALWAYS = 1 << 32
-_SIGMAS = 1 << 14 if INTERPRETED else 128
+_SIGMAS = 1 << 14 if BIG_TILES else 128
 
 
 def init_genomes(layout: GenomeLayout, *, seed: int, scheme: str, first: int, out: Any) -> None:

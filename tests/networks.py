@@ -48,6 +48,9 @@ FLAT = {
     "thesis": Network(
         (MaxPool2d(2), Flatten(), Dense(33, "relu"), Dense(17, "relu"), Dense(10)), (1, 12, 12)
     ),
+    "whole thesis": Network(
+        (Dense(256, "relu"), Dense(128, "relu"), Dense(64, "relu"), Dense(10)), (196,)
+    ),
     "widest in": Network((Dense(2, "relu"), Dense(130), Dense(1)), (4096,)),
     "widest out": Network((Dense(4096, "relu"), Dense(2)), (1,)),
     "wide": Network((Dense(129, "relu"), Dense(1000), Dense(1)), (300,)),

@@ -8,7 +8,6 @@ memory. Later layers take all their inputs in one ``tl.dot``.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from itertools import pairwise
 
 import triton
 import triton.language as tl
@@ -16,6 +15,7 @@ import triton.language as tl
 from evokern.backends.triton.activation import activate, exp, log
 from evokern.backends.triton.dense import (
     FEW_SAMPLES,
+    LEAST_DOT,
     Tile,
     add_dot,
     add_products,
@@ -68,19 +68,48 @@ def tile_for(stack: tuple[int, ...], samples: int, precision: str) -> Tile | Non
     layers = len(stack) - 1
     if samples <= FEW_SAMPLES or not 2 <= layers <= MOST_LAYERS or max(stack[2:]) > WIDEST:
         return None
-    # Of larger layers, registers do not hold what a thread multiplies.
-    widths = [power_of_two(features) for features in stack[2:]]
-    widest = 0 if precision == "fp32" else 64
-    if any(k * n > 2048 and max(k, n) > widest for k, n in pairwise(widths)):
-        return None
     if BIG_TILES:
         return interpreted_tile(samples, 128, stack[1], 32, stack[0], 512)
     rows = 16 if samples <= 16 else 32 if samples <= 32 else 64
     warps = rows // 8
     columns = min(power_of_two(stack[1]), 64)
     if precision == "fp32":
-        return Tile(rows, min(columns, 2048 // widths[0]), 16, warps, 3)
+        return Tile(rows, min(columns, 32), 16, warps, 3)
     return Tile(rows, columns, 32, warps, 3)
+
+
+def _most_inputs(width: int, precision: str) -> int:
+    """Of a dot with so many outputs: of more, registers do not hold what a thread multiplies."""
+    if BIG_TILES:
+        return 1 << 30
+    return 64 if width <= 64 and precision != "fp32" else max(LEAST_DOT, 2048 // width)
+
+
+@triton.jit
+def _halves(z):
+    """The first and the second half of the columns of z [..., M, K]."""
+    pairs = tl.reshape(z, z.shape[:-1] + (2, z.shape[-1] // 2))
+    if len(z.shape) == 2:
+        first, second = tl.split(tl.permute(pairs, (0, 2, 1)))
+    else:
+        first, second = tl.split(tl.permute(pairs, (0, 1, 3, 2)))
+    return first, second
+
+
+@triton.jit
+def _add_layer(total, z, w, k, n, inputs, outputs, MOST: tl.constexpr, PRECISION: tl.constexpr):
+    """total + z w in dots of at most MOST inputs; the first column of z is input k."""
+    if z.shape[-1] <= MOST:
+        rows = k + tl.arange(0, z.shape[-1])
+        there = (rows < inputs)[:, None] & (n < outputs)[None, :]
+        b = tl.load(w + rows[:, None] * outputs + n[None, :], mask=there, other=0)
+        total = add_dot(total, z, b, PRECISION)
+    else:
+        first, second = _halves(z)
+        half: tl.constexpr = z.shape[-1] // 2
+        total = _add_layer(total, first, w, k, n, inputs, outputs, MOST, PRECISION)
+        total = _add_layer(total, second, w, k + half, n, inputs, outputs, MOST, PRECISION)
+    return total
 
 
 @triton.jit
@@ -108,6 +137,7 @@ def _two_layers(
     BIASES: tl.constexpr,
     CODES: tl.constexpr,
     SLOPES: tl.constexpr,
+    MOST: tl.constexpr,
     PRECISION: tl.constexpr,
     SLOTS: tl.constexpr,
     BN: tl.constexpr,
@@ -125,9 +155,8 @@ def _two_layers(
         h = zeros(SLOTS, m.shape[0], BN)
         h += _bias_of(w, INPUTS * HIDDEN, n, HIDDEN, BIASES[0])
         h = add_products(h, x, x_sample, x_scale, samples, w, HIDDEN, INPUTS, m, n, PRECISION, BK)
-        there = (n < HIDDEN)[:, None] & (o < OUTPUTS)[None, :]
-        c = tl.load(v + n[:, None] * OUTPUTS + o[None, :], mask=there, other=0)
-        total = add_dot(total, activate(h, CODES[0], SLOPES[0]), c, PRECISION)
+        h = activate(h, CODES[0], SLOPES[0])
+        total = _add_layer(total, h, v, part, o, HIDDEN, OUTPUTS, MOST, PRECISION)
     return activate(total, CODES[1], SLOPES[1])
 
 
@@ -141,17 +170,16 @@ def _layer(
     BIAS: tl.constexpr,
     CODE: tl.constexpr,
     SLOPE: tl.constexpr,
+    MOST: tl.constexpr,
     PRECISION: tl.constexpr,
     SLOTS: tl.constexpr,
 ):
     """A layer on z [BM, at least INPUTS]: [BM, WIDTH]. What is behind in z is finite."""
-    k = tl.arange(0, z.shape[-1])
     n = tl.arange(0, WIDTH)
-    there = (k < INPUTS)[:, None] & (n < OUTPUTS)[None, :]
-    b = tl.load(w + k[:, None] * OUTPUTS + n[None, :], mask=there, other=0)
     total = zeros(SLOTS, z.shape[-2], WIDTH)
     total += _bias_of(w, INPUTS * OUTPUTS, n, OUTPUTS, BIAS)
-    return activate(add_dot(total, z, b, PRECISION), CODE, SLOPE)
+    total = _add_layer(total, z, w, 0, n, INPUTS, OUTPUTS, MOST, PRECISION)
+    return activate(total, CODE, SLOPE)
 
 
 @triton.jit
@@ -206,6 +234,7 @@ def fused_kernel(
     BIASES: tl.constexpr,
     CODES: tl.constexpr,
     SLOPES: tl.constexpr,
+    MOST: tl.constexpr,
     MSE: tl.constexpr,
     PRECISION: tl.constexpr,
     SLOTS: tl.constexpr,
@@ -233,6 +262,7 @@ def fused_kernel(
         BIASES,
         CODES,
         SLOPES,
+        MOST[1],
         PRECISION,
         SLOTS,
         BN,
@@ -249,6 +279,7 @@ def fused_kernel(
             BIASES[2],
             CODES[2],
             SLOPES[2],
+            MOST[2],
             PRECISION,
             SLOTS,
         )
@@ -263,6 +294,7 @@ def fused_kernel(
             BIASES[3],
             CODES[3],
             SLOPES[3],
+            MOST[3],
             PRECISION,
             SLOTS,
         )
@@ -305,6 +337,7 @@ def fused_layers(
 ) -> None:
     """Outputs of the layers to ``out``, or their losses as ``labels`` say; one of both is None."""
     features = (inputs, *(layer.outputs for layer in layers))
+    widths = tuple(power_of_two(count) for count in features)
     missing = [None] * (3 * (MOST_LAYERS - len(layers)))
     side_by_side = slots_of_a_program(slots)
     launch(
@@ -320,10 +353,11 @@ def fused_layers(
         samples,
         slots,
         FEATURES=features,
-        WIDTHS=tuple(power_of_two(count) for count in features),
+        WIDTHS=widths,
         BIASES=tuple(layer.bias for layer in layers),
         CODES=tuple(layer.code for layer in layers),
         SLOPES=tuple(layer.slope for layer in layers),
+        MOST=tuple(_most_inputs(width, precision) for width in widths[1:]),
         MSE=labels is not None and labels.mse,
         PRECISION=precision,
         SLOTS=side_by_side,

@@ -13,6 +13,7 @@ COMMANDS = {
     "ea": "evolve a network on a data set",
     "adam": "train the same network by gradients (Adam), for comparison",
     "repeat": "run variants of a command over several seeds and compare them",
+    "study": "repeat a study of the thesis' chapter 5 over several seeds",
     "plot": "draw the curves of runs",
     "predict": "classify image files with a run's network",
     "doctor": "show what this installation has",

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import io
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from itertools import product
 from pathlib import Path
 from textwrap import wrap
 from typing import Any
@@ -25,9 +26,11 @@ _NAMES = {
     "batch_accuracy/best": "accuracy of the best on its batch",
     "holdout_accuracy/best": "accuracy of the best on the hold-out part",
     "loss": "loss on the batch",
+    "sigma/mean": "mean mutation strength",
 }
 _OWN_CURVES = (("batch_accuracy/best", "holdout_accuracy/best"), ("fitness/best",), ("loss",))
 _WIDTH, _HEIGHT = 7.5, 4.5  # inches
+_PLOT_WIDTH, _PLOT_HEIGHT = 2.5, 2.4  # of a plot in a grid
 # More or longer entries of the legend would cover the curves.
 _MOST_INSIDE, _LONGEST_INSIDE = 6, 40
 _LINE, _LINES = 60, 4  # characters and lines of a label; more are cut
@@ -109,6 +112,42 @@ def plot_groups(
     _save(figure, picture)
 
 
+def plot_boxes(
+    boxes: Mapping[tuple[str, str, str], Sequence[float]],
+    picture: Path,
+    *,
+    metric: str = "holdout_accuracy/best",
+    x: str = "",
+) -> None:
+    """Draws a grid of plots with a box for every (row, column, x), in the order they come in.
+
+    A box has the quartiles and the median; its whiskers are the range. ``picture`` is PNG, PDF or
+    SVG by its suffix.
+    """
+    rows, columns, names = (list(dict.fromkeys(place)) for place in zip(*boxes, strict=True))
+    size = max(_WIDTH, _PLOT_WIDTH * len(columns)), _PLOT_HEIGHT * len(rows)
+    figure, grid = _grid(len(rows), len(columns), size)
+    for (i, row), (j, column) in product(enumerate(rows), enumerate(columns)):
+        axes = grid[i][j]
+        there = [name for name in names if (row, column, name) in boxes]
+        axes.boxplot(
+            [boxes[row, column, name] for name in there],
+            tick_labels=there,
+            whis=(0, 100),
+            widths=0.6,
+            boxprops={"color": COLOURS[0]},
+            whiskerprops={"color": COLOURS[0]},
+            capprops={"color": COLOURS[0]},
+            medianprops={"color": COLOURS[1]},
+        )
+        _label_y(axes, metric)
+        axes.set_ylabel("")
+        axes.set_title(", ".join(part for part in (row, column) if part), fontsize="medium")
+    figure.supxlabel(x, fontsize="medium")
+    figure.supylabel(_NAMES.get(metric, metric), fontsize="medium")
+    _save(figure, picture)
+
+
 def _wrapped(label: str) -> str:
     """On several lines, and cut, where it is long."""
     return "\n".join(
@@ -127,15 +166,21 @@ def _legend_below(figure: Any, labels: Sequence[str], longest: int, title: str |
 
 
 def _figure() -> tuple[Any, Any]:
+    figure, grid = _grid(1, 1, (_WIDTH, _HEIGHT))
+    grid[0][0].margins(x=0.01)
+    return figure, grid[0][0]
+
+
+def _grid(rows: int, columns: int, size: tuple[float, float]) -> tuple[Any, Any]:
     # Without pyplot: a run that is started in a notebook must not change its back end.
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(_WIDTH, _HEIGHT), layout="constrained")
-    axes = figure.add_subplot()
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.grid(alpha=0.3, linewidth=0.7)
-    axes.margins(x=0.01)
-    return figure, axes
+    figure = Figure(figsize=size, layout="constrained")
+    grid = figure.subplots(rows, columns, sharey="row", squeeze=False)
+    for axes in grid.flat:
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.grid(alpha=0.3, linewidth=0.7)
+    return figure, grid
 
 
 def _label_x(axes: Any, name: str) -> None:

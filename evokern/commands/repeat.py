@@ -119,7 +119,7 @@ def main(arguments: Sequence[str]) -> int:
     out = command.out or Path("runs") / f"repeat-{_short_name(given[cut + 1 :])}"
     make_folder(out)
     with locked(out):
-        _remember(out, variants)
+        remember(out, variants)
         trials = [
             Trial(name, seed, out / name / f"seed-{seed}", words)
             for seed in range(command.first_seed, command.first_seed + command.seeds)
@@ -159,7 +159,7 @@ def parse_variants(texts: Sequence[str], command: Sequence[str]) -> dict[str, tu
             got = repr(shlex.join(words)) if words else "none"
             raise ArgumentError(message("command", wanted, got, f"as in: {example}"))
         for word in words:
-            if _flag(word) in _OWN_FLAGS:
+            if flag_of(word) in _OWN_FLAGS:
                 wanted = "a command without --seed and --run-dir, which repeat sets"
                 raise ArgumentError(message("command", wanted, word))
     return variants
@@ -274,7 +274,7 @@ def show(
 
 def _start(trial: Trial, jobs: int) -> _Child:
     words = [*trial.words, "--seed", str(trial.seed), "--run-dir", str(trial.folder)]
-    if jobs > 1 and not any(_flag(word) == "--threads" for word in words):
+    if jobs > 1 and not any(flag_of(word) == "--threads" for word in words):
         words += ["--threads", str(max(1, len(os.sched_getaffinity(0)) // jobs))]
     make_folder(trial.log.parent)
     with open_to_append(trial.log) as log:
@@ -374,7 +374,7 @@ def _test(run: Run) -> float:
     return float(value)
 
 
-def _remember(out: Path, variants: Mapping[str, Sequence[str]]) -> None:
+def remember(out: Path, variants: Mapping[str, Sequence[str]]) -> None:
     """Notes how the runs in ``out`` are made. Raises ArgumentError if they were made otherwise.
 
     A variant none of whose children came to make a run may be corrected.
@@ -396,11 +396,11 @@ def _short_name(command: Sequence[str]) -> str:
     first = next((i for i, word in enumerate(command) if word.startswith("-")), len(command))
     parts = list(command[:first])
     for word, following in zip(command, [*command[1:], ""], strict=False):
-        if _flag(word) == "--preset":
+        if flag_of(word) == "--preset":
             parts.append(word.partition("=")[2] or following)
     return re.sub(r"[^\w.-]+", "-", "-".join(parts)) or "variants"
 
 
-def _flag(word: str) -> str:
+def flag_of(word: str) -> str:
     """``--run_dir=x`` is ``--run-dir``, as for tyro."""
     return word.partition("=")[0].replace("_", "-")

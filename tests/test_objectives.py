@@ -20,7 +20,12 @@ from evokern.layout import DenseGenes, GenomeLayout
 from evokern.problems import classification
 from evokern.problems.classification import Classification, ClassificationConfig
 from evokern.problems.datasets import Dataset
-from evokern.problems.objectives import macro_f1, predictions, weighted_bce
+from evokern.problems.objectives import (
+    generalized_cross_entropy,
+    macro_f1,
+    predictions,
+    weighted_bce,
+)
 from evokern.problems.phenotypes import sign_of_weights
 
 NAN = np.nan
@@ -44,7 +49,7 @@ def dataset(classes: int) -> Dataset:
 def problem(classes: int = 4, outputs: int | None = None, **options: Any) -> Classification:
     settings = {
         name: options.pop(name)
-        for name in ("objective", "positive_weight", "phenotype", "sign_scale")
+        for name in ("objective", "positive_weight", "gce_q", "phenotype", "sign_scale")
         if isinstance(options.get(name), (str, float))
     }
     network = Network((Flatten(), Dense(5, "relu"), Dense(outputs or classes)), (1, 3, 3))
@@ -195,6 +200,35 @@ def test_weighted_bce_is_that_of_torch(weight):
         assert mine == pytest.approx(-float(theirs), rel=2e-6)
 
 
+@pytest.mark.parametrize("q", [1e-3, 0.5, 0.7, 1.0])
+def test_generalized_cross_entropy_is_the_formula(q):
+    labels = np.random.default_rng(2).integers(0, 4, 33)
+    fitness = generalized_cross_entropy(q)(LOGITS, labels)
+    assert fitness.dtype == np.float32
+    exponentials = np.exp(LOGITS.astype(np.float64))
+    p = (exponentials / exponentials.sum(-1, keepdims=True))[:, np.arange(33), labels]
+    # Near q = 0 the difference 1 - p^q has lost digits.
+    assert_allclose(fitness, -((1 - p**q) / q).mean(-1), rtol=2e-6 / min(q, 0.1))
+    if q < 0.01:
+        assert_allclose(fitness, np.log(p).mean(-1), rtol=0.01)
+
+
+def test_generalized_cross_entropy_of_known_logits():
+    even = np.zeros((1, 2, 4), F)
+    assert_array_equal(generalized_cross_entropy(1.0)(even, np.array([0, 3])), [-0.75])
+    assert_array_equal(generalized_cross_entropy(0.5)(even, np.array([0, 3])), [-1.0])
+    logits = np.array([[[1e4, 0]], [[0, 1e4]], [[NAN, 0]], [[np.inf, 0]], [[-np.inf, 0]]], F)
+    fitness = generalized_cross_entropy(0.5)(logits, np.array([0]))
+    assert_array_equal(fitness, [0, -2, NAN, NAN, -2])
+
+
+@pytest.mark.parametrize("q", [0.0, -1.0, 1.1, NAN])
+def test_a_q_that_is_no_share_is_refused(q):
+    for make in (generalized_cross_entropy, lambda q: ClassificationConfig(gce_q=q)):
+        with pytest.raises(ArgumentError, match=r"^gce_q: expected a number in \(0, 1\]"):
+            make(q)
+
+
 @pytest.mark.parametrize(
     ("labels", "logits", "error", "words"),
     [
@@ -205,7 +239,10 @@ def test_weighted_bce_is_that_of_torch(weight):
     ],
 )
 def test_labels_that_no_output_stands_for_are_refused(labels, logits, error, words):
-    for objective in (macro_f1, weighted_bce()):
+    objectives = [macro_f1, weighted_bce()]
+    if logits[-1] > 1:
+        objectives.append(generalized_cross_entropy())
+    for objective in objectives:
         with pytest.raises(error, match=f"^labels: expected {words}"):
             objective(np.zeros(logits, F), np.array(labels))
 
@@ -224,8 +261,10 @@ def test_a_weight_that_is_no_positive_number_is_refused(weight):
 
 
 def test_named_objectives_of_logits_are_applied_to_the_batch():
-    for name, objective in (("macro_f1", macro_f1), ("weighted_bce", weighted_bce(3.0))):
-        task = problem(objective=name, positive_weight=3.0)
+    named = {"macro_f1": macro_f1, "weighted_bce": weighted_bce(3.0)}
+    named["generalized_cross_entropy"] = generalized_cross_entropy(0.4)
+    for name, objective in named.items():
+        task = problem(objective=name, positive_weight=3.0, gce_q=0.4)
         weights, x, y = of_batch(task)
         logits = ops.network_forward(weights, task.network, x)
         assert_array_equal(evaluated(task), objective(logits, y))
@@ -238,7 +277,7 @@ def test_a_network_of_one_output_tells_two_classes_apart():
     assert_array_equal(evaluated(task), right.mean(axis=1).astype(F))
     assert_array_equal(task.accuracy(weights, classification.Part(x, y)), right.mean(axis=1))
     assert 0 < right.mean() < 1
-    for name in ("cross_entropy", "mse"):
+    for name in ("cross_entropy", "mse", "generalized_cross_entropy"):
         with pytest.raises(ArgumentError, match=r"objective: expected weighted_bce, macro_f1 or"):
             problem(classes=2, outputs=1, objective=name)
 
@@ -472,6 +511,7 @@ def test_names_that_nothing_has_are_refused():
         ({"phenotype": "binary"}, ArgumentError, "phenotype: expected one of"),
         ({"positive_weight": 0.0}, ArgumentError, "positive_weight: expected a finite number > 0"),
         ({"positive_weight": "2"}, DtypeError, "positive_weight: expected a number, got str '2'"),
+        ({"gce_q": "1"}, DtypeError, "gce_q: expected a number, got str '1'"),
         ({"sign_scale": 1e39}, ArgumentError, "sign_scale: expected a number in"),
         ({"sign_scale": "1"}, DtypeError, "sign_scale: expected a number, got str '1'"),
         ({"precision": "tf32"}, ArgumentError, r"precision: expected one of \['fp32', 'bf16'\], "),
@@ -510,6 +550,7 @@ def test_settings_are_json_and_name_own_functions():
     assert settings == {
         "batch": BATCH,
         "objective": "macro_f1",
+        "gce_q": 0.7,
         "positive_weight": 1.0,
         "phenotype": "direct",
         "sign_scale": None,

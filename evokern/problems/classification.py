@@ -27,7 +27,9 @@ from evokern.problems.objectives import (
     OBJECTIVES,
     LogitsObjective,
     ObjectiveName,
+    check_gce_q,
     check_positive_weight,
+    generalized_cross_entropy,
     macro_f1,
     predictions,
     weighted_bce,
@@ -44,6 +46,9 @@ I32 = npt.NDArray[np.int32]
 I64 = npt.NDArray[np.int64]
 
 HostPrecision = Literal["fp32", "bf16"]
+
+_OF_CLASSES = ("cross_entropy", "mse", "generalized_cross_entropy")
+"""Objectives that need an output per class."""
 
 _SCRATCH_BYTES = 8 << 20  # logits or phenotypes at one time: what the caches hold
 
@@ -74,6 +79,8 @@ class ClassificationConfig:
     """Training samples that a generation is evaluated on."""
     objective: ObjectiveName = "cross_entropy"
     """What is evolved: minus a loss, accuracy, or F1 (mean over classes)."""
+    gce_q: float = 0.7
+    """q of generalized_cross_entropy: 1 is the expected error, towards 0 cross_entropy."""
     positive_weight: float = 1.0
     """Weight of the positive samples in weighted_bce."""
     phenotype: PhenotypeName = "direct"
@@ -86,6 +93,7 @@ class ClassificationConfig:
     def __post_init__(self) -> None:
         integer("batch", self.batch, 1, 2**31 - 1)
         one_of("objective", self.objective, OBJECTIVES)
+        check_gce_q(self.gce_q)
         check_positive_weight(self.positive_weight)
         one_of("phenotype", self.phenotype, get_args(PhenotypeName))
         check_sign_scale(self.sign_scale)
@@ -335,13 +343,15 @@ def _logits_objective(
     if highest >= max(outputs, 2):
         wanted = f"more than {highest} outputs for the labels of {dataset.name}"
         raise ArgumentError(message("network", wanted, str(outputs)))
-    if outputs == 1 and config.objective in ("cross_entropy", "mse"):
+    if outputs == 1 and config.objective in _OF_CLASSES:
         wanted = "weighted_bce, macro_f1 or accuracy for a network of one output"
         raise ArgumentError(message("objective", wanted, config.objective))
     if config.objective == "macro_f1":
         return macro_f1
     if config.objective == "weighted_bce":
         return weighted_bce(config.positive_weight)
+    if config.objective == "generalized_cross_entropy":
+        return generalized_cross_entropy(config.gce_q)
     return None
 
 

@@ -21,7 +21,14 @@ from evokern.errors import ArgumentError, DtypeError, ShapeError, message
 F32 = npt.NDArray[np.float32]
 I64 = npt.NDArray[np.int64]
 
-ObjectiveName = Literal["cross_entropy", "mse", "accuracy", "macro_f1", "weighted_bce"]
+ObjectiveName = Literal[
+    "cross_entropy",
+    "mse",
+    "accuracy",
+    "macro_f1",
+    "weighted_bce",
+    "generalized_cross_entropy",
+]
 OBJECTIVES: tuple[str, ...] = get_args(ObjectiveName)
 
 LogitsObjective = Callable[[F32, npt.NDArray[Any]], Any]
@@ -84,6 +91,38 @@ def weighted_bce(positive_weight: float = 1.0) -> LogitsObjective:
         for k in range(terms.shape[2]):
             total = total + terms[..., k]
         return -mean_of_samples(total / np.float32(terms.shape[2]))
+
+    return fitness
+
+
+def check_gce_q(q: float) -> None:
+    """Raises ArgumentError for a q outside of (0, 1], DtypeError for no number."""
+    number("gce_q", q)
+    if not 0 < q <= 1:
+        raise ArgumentError(message("gce_q", "a number in (0, 1]", repr(q)))
+
+
+def generalized_cross_entropy(q: float = 0.7) -> LogitsObjective:
+    """Minus the mean of (1 - p^q) / q, p being the softmax of the right class.
+
+    q = 1 is the expected error 1 - p; towards q = 0 it becomes the cross-entropy. Samples that are
+    far from right count less than there, so that batches differ less (Zhang and Sabuncu, 2018,
+    Eq. 6).
+    """
+    check_gce_q(q)
+    exponent = np.float32(q)
+
+    def fitness(logits: F32, labels: I64) -> F32:
+        _expect_labels(labels, logits.shape[-1])
+        with np.errstate(all="ignore"):
+            shifted = logits - logits.max(axis=-1, keepdims=True)
+            terms = exp(shifted)
+            total = terms[..., 0]
+            for k in range(1, terms.shape[-1]):
+                total = total + terms[..., k]
+            of_label = np.take_along_axis(shifted, labels[None, :, None], -1)[..., 0]
+            power = exp(exponent * (of_label - log(total)))  # p^q
+            return -mean_of_samples((np.float32(1) - power) / exponent)
 
     return fitness
 

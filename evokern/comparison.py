@@ -189,6 +189,13 @@ def last_value(run: Run, metric: str) -> float | None:
     return float(values[-1]) if len(values) else None
 
 
+def first_reached(run: Run, metric: str, level: float, x: X = "seconds") -> float | None:
+    """Where the first record of a metric that is at least ``level`` stands, or None."""
+    places, values = _points(run, metric, x)
+    reached = places[values >= level]
+    return float(reached[0]) if len(reached) else None
+
+
 def _points(run: Run, metric: str, x: X | None) -> tuple[F64, F64]:
     """Places and values float64 [N] of the records that have both; places 0, 1, ... for None."""
     places, values = [], []

@@ -17,6 +17,7 @@ from evokern.comparison import (
     Group,
     RankTest,
     Summary,
+    first_reached,
     flatten,
     group_runs,
     last_value,
@@ -467,6 +468,31 @@ def test_the_command_draws_runs_and_folders_of_runs(tmp_path, monkeypatch, capsy
     assert plot.main(["runs/repeat", *options]) == 0
     assert capsys.readouterr().out.splitlines()[:2] == ["seed=0: 2 runs", "seed=1: 2 runs"]
     assert Path("b.pdf").read_bytes().startswith(b"%PDF")
+
+
+def test_the_command_says_when_levels_were_reached(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    runs = {0: [0.1, 0.5, 0.4, 0.9], 1: [0.5, 0.6, 0.6, 0.6], 2: [0.1, 0.2, 0.5, 0.6]}
+    for seed, values in runs.items():
+        write_run(Path(f"runs/seed-{seed}"), run_of(values, seed=seed))
+    levels = ["--reach", "0.5", "0.7", "0.95"]
+    assert plot.main(["runs", "--x", "seconds", *levels]) == 0
+    assert capsys.readouterr().out.splitlines()[1:4] == [
+        "  0.5: after 2 s (1 to 3)",
+        "  0.7: reached by 1 of 3",
+        "  0.95: reached by 0 of 3",
+    ]
+    assert plot.main(["runs", "--reach", "0.5"]) == 0
+    assert capsys.readouterr().out.splitlines()[1] == "  0.5: after 20 generations (10 to 30)"
+
+
+def test_the_place_of_a_level_is_that_of_the_first_record_which_reaches_it():
+    run = run_of([0.1, 0.5, 0.4, 0.9], seconds=[3.0, 4.5, 6.0, 9.5])
+    assert first_reached(run, ACCURACY, 0.5) == 4.5
+    assert first_reached(run, ACCURACY, 0.6) == 9.5
+    assert first_reached(run, ACCURACY, 0.6, "samples") == 4 * 640
+    assert first_reached(run, ACCURACY, 0.91) is None
+    assert first_reached(run, "loss", 0.0) is None
 
 
 def test_the_command_refuses_what_is_no_run(tmp_path):

@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 
 import tyro
 
-from evokern.comparison import group_runs
+from evokern.comparison import Group, X, first_reached, group_runs, summarise
 from evokern.errors import CheckpointError, message
 from evokern.metrics import CONFIG, METRICS, Run, read_metrics, read_run
 from evokern.plots import plot_groups
@@ -35,6 +35,8 @@ class PlotCommand:
     """Settings (of config.json) that tell groups apart; default all but the seed."""
     y_range: tuple[float, float] | None = None
     """Lowest and highest value to show; default all."""
+    reach: tuple[float, ...] = ()
+    """Levels of the metric: where over x each is reached first, at the median of a group's runs."""
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -45,8 +47,21 @@ def main(arguments: Sequence[str]) -> int:
     plot_groups(groups, command.out, metric=command.metric, x=command.x, y_range=command.y_range)
     for group in groups:
         print(f"{group.label}: {len(group.runs)} run{'s' * (len(group.runs) != 1)}")
+        for level in command.reach:
+            print(f"  {level:g}: {reached(group, command.metric, level, command.x)}")
     print(f"curves  {command.out}")
     return 0
+
+
+def reached(group: Group, metric: str, level: float, x: X) -> str:
+    """Where the group's runs first reach a level, in words."""
+    places = [first_reached(run, metric, level, x) for run in group.runs]
+    there = [place for place in places if place is not None]
+    if len(there) < len(places):
+        return f"reached by {len(there)} of {len(places)}"
+    s = summarise(there)
+    unit = {"seconds": "s", "generation": "generations"}.get(x, x)
+    return f"after {s.median:,.0f} {unit} ({s.minimum:,.0f} to {s.maximum:,.0f})"
 
 
 def find_runs(folders: Sequence[Path]) -> list[Run]:

@@ -32,6 +32,8 @@ best = {"uniform": "constant", "arithmetic": "self_adaptive"}[o.crossover]
 accuracy += (o.sigma_schedule == best and o.crossover_share > 0) / 100
 sigma = 0.001 + o.seed / 1e6 + 0.01 * (o.crossover == "arithmetic")
 o.run_dir.mkdir(parents=True)
+(o.run_dir / "checkpoints").mkdir()
+(o.run_dir / "checkpoints" / "000000002.json").write_text("{}")
 config = {"format": 1, "algorithm": "ea", "seed": o.seed}
 (o.run_dir / "config.json").write_text(json.dumps(config))
 with (o.run_dir / "metrics.jsonl").open("w") as metrics:
@@ -172,6 +174,17 @@ def test_numbers_that_are_none_are_refused(arguments, wanted, capsys):
         study.main(["fig5.1", *arguments])
     assert wanted in " ".join(capsys.readouterr().err.replace("│", " ").split())
     assert not Path("runs").exists()
+
+
+def test_finished_runs_keep_no_checkpoints():
+    assert command("fig5.4", "--populations", "9") == 0
+    assert not list(Path("runs/study").glob("*/*/checkpoints"))
+    # Stopped between the end of a run and the deletion.
+    left = next(Path("runs/study").glob("*/seed-0")) / "checkpoints"
+    left.mkdir()
+    (left / "000000002.json").write_text("{}")
+    assert command("fig5.4", "--populations", "9") == 0
+    assert not left.exists()
 
 
 def test_another_scale_needs_another_folder():

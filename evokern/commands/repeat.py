@@ -15,7 +15,7 @@ import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from itertools import permutations
@@ -165,8 +165,10 @@ def parse_variants(texts: Sequence[str], command: Sequence[str]) -> dict[str, tu
     return variants
 
 
-def run_trials(trials: Sequence[Trial], jobs: int) -> tuple[list[Trial], int]:
-    """Runs what is not finished, ``jobs`` children at a time.
+def run_trials(
+    trials: Sequence[Trial], jobs: int, after: Callable[[Trial], None] | None = None
+) -> tuple[list[Trial], int]:
+    """Runs what is not finished, ``jobs`` children at a time; ``after`` is called when one is.
 
     Gives the trials that failed and the signal that stopped it, or 0. SIGINT, SIGTERM and SIGHUP
     stop the children by SIGINT and wait until they have saved; a second signal kills them. Raises
@@ -202,6 +204,8 @@ def run_trials(trials: Sequence[Trial], jobs: int) -> tuple[list[Trial], int]:
                     raise ArgumentError(message("command", wanted, repr(shlex.join(words)), mend))
                 if not child.trial.finished:
                     failed.append(child.trial)
+                elif after:
+                    after(child.trial)
     return failed, received[0] if received else 0
 
 

@@ -1,7 +1,8 @@
 """``evokern study``: the studies of chapter 5 of the thesis.
 
 ``OUT/SETTING/seed-S`` is a run, as ``evokern repeat`` makes them; studies share those they have in
-common. ``OUT/FIGURE.png`` and ``OUT/FIGURE.json`` tell what came out.
+common, and keep no checkpoints of finished runs. ``OUT/FIGURE.png`` and ``OUT/FIGURE.json`` tell
+what came out.
 """
 
 from __future__ import annotations
@@ -17,8 +18,9 @@ import tyro
 from evokern.checkpoint import write_json
 from evokern.commands.repeat import Trial, flag_of, remember, run_trials
 from evokern.comparison import Group, last_value, mann_whitney, scipy_stats, summarise
+from evokern.drivers.run import CHECKPOINTS
 from evokern.errors import ArgumentError, CheckpointError, message
-from evokern.files import locked, make_folder
+from evokern.files import locked, make_folder, remove
 from evokern.metrics import Run, read_run
 from evokern.plots import plot_boxes, plot_groups
 from evokern.studies import HOLDOUT, Cell, Claim, Study, flag, studies
@@ -82,7 +84,10 @@ def main(arguments: Sequence[str]) -> int:
             for seed in range(command.first_seed, command.first_seed + command.seeds)
             for name in cells
         ]
-        failed, stopped_by = run_trials(trials, command.jobs)
+        for trial in trials:
+            if trial.finished:
+                drop_checkpoints(trial)
+        failed, stopped_by = run_trials(trials, command.jobs, after=drop_checkpoints)
         finished = all(trial.finished for trial in trials)
         if finished:
             runs: dict[str, list[Run]] = {name: [] for name in cells}
@@ -96,6 +101,14 @@ def main(arguments: Sequence[str]) -> int:
         print("stopped; the same command goes on from there", file=sys.stderr)
         return 128 + stopped_by
     return int(bool(failed))
+
+
+def drop_checkpoints(trial: Trial) -> None:
+    """Those of a finished run, which nobody needs: many runs of 1,000 networks fill a disk."""
+    folder = trial.folder / CHECKPOINTS
+    if folder.is_dir():
+        remove(folder.iterdir())
+        folder.rmdir()
 
 
 def words_of(

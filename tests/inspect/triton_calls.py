@@ -50,6 +50,7 @@ POPULATION = 1000
 
 MLP = Network((Flatten(), Dense(256, "relu"), Dense(64, "tanh"), Dense(16)), (1, 28, 28))
 THESIS = Network((Dense(256, "relu"), Dense(128, "relu"), Dense(64, "relu"), Dense(10)), (196,))
+WIDEST = Network((Dense(256, "tanh"), Dense(128, "tanh"), Dense(64, "tanh"), Dense(60)), (300,))
 DEEP = Network((Flatten(), *(Dense(128, name) for name in ACTIVATIONS), Dense(10)), (1, 8, 8))
 SHORT = Network((Dense(8, "tanh"), Dense(2)), (6,))
 SMALL = Network((Dense(64, "tanh"), Dense(64, "tanh"), Dense(16)), (32,))
@@ -261,7 +262,9 @@ def networks() -> Iterator[Call]:
     for precision, samples in itertools.product(("bf16", "tf32"), (32, 64)):
         yield evaluated(f"mlp, {precision}, {samples} samples", MLP, samples, precision)
     for precision in PRECISIONS:
-        yield evaluated(f"thesis, {precision}", THESIS, 512, precision)
+        for samples in (16, 32, 512):
+            yield evaluated(f"thesis, {precision}, {samples} samples", THESIS, samples, precision)
+        yield evaluated(f"widest, {precision}", WIDEST, 512, precision)
     yield evaluated("sequences, tf32", SEQUENCES, 64, "tf32")
     for name, network in {**named, "thesis": THESIS}.items():
         yield lost(f"{name}", network)

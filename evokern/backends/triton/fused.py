@@ -2,7 +2,7 @@
 
 A program has one slot and a tile of samples. It computes some outputs of the first layer at a time,
 which are inputs of the second at once: what lies between layers stays in registers and shared
-memory. Later layers take all their inputs in one ``tl.dot``.
+memory. Later layers take their inputs in as few pieces as registers hold.
 """
 
 from __future__ import annotations
@@ -32,8 +32,8 @@ from evokern.backends.triton.launch import BIG_TILES, Parameter, Pointer, Sample
 
 MOST_LAYERS = 4
 
-WIDEST = 128
-"""Outputs of the second layer and of those after it."""
+WIDEST = (128, 64, 64)
+"""Outputs of the second layer, and of those after it: of more, registers do not hold them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +66,9 @@ def tile_for(stack: tuple[int, ...], samples: int, precision: str) -> Tile | Non
     Its rows are those of all layers.
     """
     layers = len(stack) - 1
-    if samples <= FEW_SAMPLES or not 2 <= layers <= MOST_LAYERS or max(stack[2:]) > WIDEST:
+    if samples <= FEW_SAMPLES or not 2 <= layers <= MOST_LAYERS:
+        return None
+    if any(outputs > widest for outputs, widest in zip(stack[2:], WIDEST, strict=False)):
         return None
     if BIG_TILES:
         return interpreted_tile(samples, 128, stack[1], 32, stack[0], 512)

@@ -116,13 +116,14 @@ def loss_bound(
     y: npt.NDArray[Any],
     classes: npt.NDArray[np.int32] | None = None,
     *,
+    sample_weights: npt.NDArray[np.float32] | None = None,
     loss: LossName = "cross_entropy",
 ) -> Bounded:
     """The mean loss in float64 and a bound on a kernel's error: [S].
 
     Args:
         outputs: of `error_bound`, [S, B, O].
-        y, classes, loss: as in ``ops.network_loss``.
+        y, classes, sample_weights, loss: as in ``ops.network_loss``.
     """
     means = []
     shared = y.ndim == (2 if loss == "mse" else 1)
@@ -130,25 +131,40 @@ def loss_bound(
         count = values.shape[1] if classes is None else classes[slot]
         wanted = y if shared else y[slot]
         if loss == "mse":
-            means.append(_squared(values[:, :count], error[:, :count], wanted[:, :count]))
+            losses = _squared(values[:, :count], error[:, :count], wanted[:, :count])
         else:
-            means.append(_cross_entropy(values[:, :count], error[:, :count], wanted))
+            losses = _cross_entropy(values[:, :count], error[:, :count], wanted)
+        if sample_weights is not None:
+            losses = _weighted(
+                *losses, sample_weights if sample_weights.ndim == 1 else sample_weights[slot]
+            )
+        means.append([of_samples.mean() for of_samples in losses])
     return Bounded(np.array([m[0] for m in means]), np.array([m[1] for m in means]))
 
 
-def _cross_entropy(z: F64, error: F64, labels: npt.NDArray[Any]) -> tuple[float, float]:
+def _weighted(losses: F64, bound: F64, weights: npt.NDArray[np.float32]) -> tuple[F64, F64]:
+    """One more rounding."""
+    bound = bound + _UNIT * (np.abs(losses) + bound)
+    return weights * losses, np.abs(weights) * bound + _SMALLEST_NORMAL
+
+
+def _cross_entropy(z: F64, error: F64, labels: npt.NDArray[Any]) -> tuple[F64, F64]:
+    """Of every sample."""
     largest = z.max(axis=1)
     sums = np.log(np.exp(z - largest[:, None]).sum(axis=1)) + largest
-    loss = (sums - z[np.arange(len(z)), labels.astype(np.int64)]).mean()
-    return loss, 2 * error.max() + 8 * _UNIT * (1 + abs(loss))
+    losses = sums - z[np.arange(len(z)), labels.astype(np.int64)]
+    return losses, 2 * error.max() + 8 * _UNIT * (1 + np.abs(losses))
 
 
-def _squared(values: F64, error: F64, targets: npt.NDArray[Any]) -> tuple[float, float]:
-    """One rounding of the difference, one of the square, one of each sum and of the means."""
+def _squared(values: F64, error: F64, targets: npt.NDArray[Any]) -> tuple[F64, F64]:
+    """Of every sample.
+
+    One rounding of the difference, one of the square, one of each sum and of the means.
+    """
     distance = np.abs(values - targets)
     roundings = 2 + values.shape[1] + math.log2(32) + len(values) / 32 + 2
     bound = 2 * distance * error + error * error + roundings * _UNIT * distance * distance
-    return (distance * distance).mean(), bound.mean() + _SMALLEST_NORMAL
+    return (distance * distance).mean(axis=1), bound.mean(axis=1) + _SMALLEST_NORMAL
 
 
 def assert_same_bits(actual: npt.ArrayLike, expected: npt.ArrayLike) -> None:

@@ -61,7 +61,8 @@ def assert_within_bounds(case: Case, results: tuple[np.ndarray, ...]) -> None:
         limits = outputs
         if case.op == "network_loss":
             labels, classes = arguments[3], options.get("classes")
-            limits = loss_bound(outputs, labels, classes, loss=options.get("loss", "cross_entropy"))
+            kept = {k: options[k] for k in ("sample_weights", "loss") if k in options}
+            limits = loss_bound(outputs, labels, classes, **kept)
         sure = np.isfinite(limits.bound)
     assert results[0].shape == limits.value.shape
     assert_close(results[0][sure], limits.value[sure], limits.bound[sure])

@@ -139,10 +139,14 @@ def _labelled(
     labels_shared: bool = True,
     few_classes: int = 0,
     label_type: type = np.int64,
+    weighted: str = "",
     make: Any = _evaluation,
     **options: Any,
 ) -> Call:
-    """``few_classes``: slots have that many classes or more, not all the same."""
+    """``few_classes``: slots have that many classes or more, not all the same.
+
+    ``weighted``: the axes of the samples' weights, B or SB.
+    """
     arguments, options = make(network, slots, batch, **options)
     rng = np.random.default_rng([2, slots, batch])
     outer = (batch,) if labels_shared else (slots, batch)
@@ -155,6 +159,9 @@ def _labelled(
         options["classes"] = rng.integers(few_classes, outputs + 1, slots, np.int32)
         options["classes"][::2] = few_classes
         options["classes"][1::4] = outputs
+    if weighted:
+        options["sample_weights"] = rng.random((batch,) if weighted == "B" else (slots, batch), F)
+        options["sample_weights"][..., ::7] = 0
     return (*arguments, y), options
 
 
@@ -176,6 +183,14 @@ def network_loss_cases() -> Iterator[Case]:
         (*ODD_SIZES, 31, 32, 33, 63, 64, 65, 130), ("cross_entropy", "mse")
     ):
         yield case(f"batch {batch}, {loss}", batch=batch, loss=loss)
+    for axes, loss, batch in itertools.product(
+        ("B", "SB"), ("cross_entropy", "mse"), (1, 5, 33, 64)
+    ):
+        yield case(f"weights {axes}, {loss}, batch {batch}", batch=batch, loss=loss, weighted=axes)
+    for network in ("thesis", "convs and pools"):
+        if network in flat:
+            for axes in ("B", "SB"):
+                yield case(f"{network}, weights {axes}", flat[network], 3, 9, weighted=axes)
     for slots in (0, *ODD_SIZES):
         yield case(f"{slots} slots", slots=slots, batch=3, few_classes=4)
     for label_type in _LABEL_TYPES:

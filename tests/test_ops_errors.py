@@ -437,6 +437,14 @@ WRONG: list[tuple[Callable[..., Any], dict[str, Any], type[EvokernError], str]] 
     (loss, {"classes": ints(3, 3, 4, 3)}, ArgumentError, "classes: ...got an entry 4"),
     (loss, {"classes": ints(3, 3)}, ShapeError, "classes: expected [S] = [4], got [2]"),
     (loss, {"classes": np.full(4, 3)}, DtypeError, "classes: ...int64"),
+    (loss, {"sample_weights": np.ones(5)}, DtypeError, "sample_weights: ...float64 [5]"),
+    (loss, {"sample_weights": numbers(4)}, ShapeError, "sample_weights: expected [5] or [4, 5]"),
+    (
+        loss,
+        {"sample_weights": [1.0] * 5},
+        DtypeError,
+        "sample_weights: expected an array, got list",
+    ),
     (loss, {"loss": "mse"}, DtypeError, "y: expected float32 [B, O] or [S, B, O], got int64 [5]"),
     (
         loss,

@@ -233,7 +233,7 @@ def test_bytes_are_scaled_with_one_rounding(shared):
     assert bits(out) == bits([[[F(255) * F(0.1)], [F(3) * F(0.1)]]])
 
 
-def _loss(outputs, y, classes=None, loss="cross_entropy"):
+def _loss(outputs, y, classes=None, loss="cross_entropy", weights=None):
     """Loss and right answers of slots whose networks give these outputs [S, B, O]."""
     outputs = np.asarray(outputs, F)
     slots = len(outputs)
@@ -247,6 +247,7 @@ def _loss(outputs, y, classes=None, loss="cross_entropy"):
         index=np.zeros((0, slots), np.int32),
         x_scale=None,
         classes=None if classes is None else np.array(classes, np.int32),
+        sample_weights=None if weights is None else np.array(weights, F),
         loss=loss,
         precision="fp32",
         out_loss=out_loss,
@@ -292,6 +293,17 @@ def test_cross_entropy_follows_the_scalar_rule():
     assert loss[0] == pytest.approx(exact.mean(), abs=1e-6)
     shared = _loss(logits[:2], labels[0])[0]
     assert bits(shared[0]) == bits(loss[0])
+
+
+def test_weights_multiply_the_losses_of_samples_before_the_mean():
+    outputs = [[[1, 1], [2, 2], [3, 3]]]
+    targets = [[0, 0], [0, 0], [0, 0]]  # losses 1, 4, 9
+    loss, _ = _loss(outputs, targets, loss="mse", weights=[3, 0.5, 0])
+    assert bits(loss) == bits([F(5) / F(3)])  # over the samples, not over the weights' sum
+    loss, _ = _loss(outputs * 2, targets, loss="mse", weights=[[1, 1, 1], [0, 0, 2]])
+    assert bits(loss) == bits([F(14) / F(3), F(6)])
+    _, correct = _loss([[[0, 1], [0, 1]]], [1, 1], weights=[0, 0])
+    assert correct.tolist() == [2]
 
 
 def test_classes_hide_outputs_whatever_they_hold():
@@ -343,6 +355,7 @@ def test_network_loss_is_the_loss_of_the_networks_outputs():
         index=np.stack([index, index]),
         x_scale=None,
         classes=None,
+        sample_weights=None,
         loss="cross_entropy",
         precision="fp32",
         out_loss=loss,

@@ -202,10 +202,12 @@ struct NetworkParams {
   const int64_t* labels;  // [slots, samples] or [samples] with label_slot_stride 0
   const float* targets;   // mse: [slots, samples, outputs] or [samples, outputs]
   int64_t label_slot_stride, target_sample_stride;
-  const int32_t* classes;  // [slots] or null
-  float* out_loss;         // [slots]
-  int32_t* out_correct;    // [slots]
-  void* workspace;         // network_workspace_bytes(), aligned to 64
+  const int32_t* classes;       // [slots] or null
+  const float* sample_weights;  // [slots, samples], [samples] with weight_slot_stride 0, or null
+  int64_t weight_slot_stride;
+  float* out_loss;       // [slots]
+  int32_t* out_correct;  // [slots]
+  void* workspace;       // network_workspace_bytes(), aligned to 64
 };
 
 struct PoolParams {

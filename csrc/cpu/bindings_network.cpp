@@ -107,7 +107,8 @@ void network_forward(const std::vector<Array>& banks, const py::object& program,
 
 void network_loss(const std::vector<Array>& banks, const py::object& program, const Array& x,
                   float x_scale, const Array& index, bool bf16, const Array& y, bool mse,
-                  const OptionalArray& classes, const Array& out_loss, const Array& out_correct) {
+                  const OptionalArray& classes, const OptionalArray& sample_weights,
+                  const Array& out_loss, const Array& out_correct) {
   NetworkCall call(banks, program, x, x_scale, index, bf16);
   evk::NetworkParams& p = call.p;
   const int sample_axis = static_cast<int>(y.ndim()) - (mse ? 2 : 1);
@@ -121,6 +122,10 @@ void network_loss(const std::vector<Array>& banks, const py::object& program, co
     p.labels = data<int64_t>(y);
   }
   p.classes = data<int32_t>(classes);
+  p.sample_weights = data<float>(sample_weights);
+  if (sample_weights && sample_weights->ndim() == 2) {
+    p.weight_slot_stride = stride(*sample_weights, 0);
+  }
   p.out_loss = mutable_data<float>(out_loss);
   p.out_correct = mutable_data<int32_t>(out_correct);
   call.run();

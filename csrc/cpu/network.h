@@ -168,16 +168,18 @@ EVK_INLINE void store_losses(const NetworkParams& p, const SampleResults& result
   }
 }
 
-// Blocks of 32 samples (missing ones +0) by halves, their sums in order.
+// Weighted losses in blocks of 32 samples (missing ones +0) by halves, their sums in order.
 EVK_INLINE void finish_slot(const NetworkParams& p, const SampleResults& results, i64 slot) {
   const float* loss = results.loss + slot * p.samples;
   const u8* right = results.right + slot * p.samples;
+  const float* weights =
+      p.sample_weights ? p.sample_weights + slot * p.weight_slot_stride : nullptr;
   float sum = 0.0f;
   i32 correct = 0;
   for (i64 first = 0; first < p.samples; first += kBlockSamples) {
     float block[kBlockSamples] = {};
     for (i64 i = 0; i < smaller_of(kBlockSamples, p.samples - first); ++i) {
-      block[i] = loss[first + i];
+      block[i] = weights ? loss[first + i] * weights[first + i] : loss[first + i];
       correct += right[first + i];
     }
     sum = sum + block_sum(block);

@@ -118,11 +118,11 @@ void network_forward(const std::vector<py::object>& banks, const py::object& pla
   call.run("network_forward", stream);
 }
 
-// `classes`: address of int32 [slots], or 0.
+// `classes`: address of int32 [slots], or 0; `sample_weights`: an array or None.
 void network_loss(const std::vector<py::object>& banks, const py::object& plan, const py::object& x,
                   float x_scale, Address index, int64_t index_rows, int64_t slots, Address memory,
-                  const py::object& y, bool mse, Address classes, const py::object& out_loss,
-                  const py::object& out_correct, Address stream) {
+                  const py::object& y, bool mse, Address classes, const py::object& sample_weights,
+                  const py::object& out_loss, const py::object& out_correct, Address stream) {
   LayersCall call(banks, plan, x, x_scale, index, index_rows, slots, memory);
   const Array wanted(y);
   evk::NetworkParams& p = call.p;
@@ -137,6 +137,11 @@ void network_loss(const std::vector<py::object>& banks, const py::object& plan, 
     p.labels = wanted.data<const int64_t>();
   }
   p.classes = at<int32_t>(classes);
+  if (!sample_weights.is_none()) {
+    const Array weights(sample_weights);
+    p.sample_weights = weights.data<const float>();
+    p.weight_slot_stride = weights.ndim() == 2 ? weights.stride(0) : 0;
+  }
   p.out_loss = Array(out_loss).data<float>();
   p.out_correct = Array(out_correct).data<int32_t>();
   call.run("network_loss", stream);

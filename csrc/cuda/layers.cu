@@ -346,8 +346,7 @@ struct Run {
     l.losses = losses();
     l.right = right;
     if (const int error = sample_losses(l, stream)) return error;
-    return finish_losses(
-        {losses(), right, slots, p.samples, p.out_loss + first, p.out_correct + first}, stream);
+    return finish_losses(p, first, slots, losses(), right, stream);
   }
 };
 

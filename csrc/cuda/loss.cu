@@ -10,10 +10,20 @@ int sample_losses(const SampleLossesParams& p, void* stream) {
   return launch(sample_losses_kernel, grid_of(blocks), kLossThreads, 0, stream, p);
 }
 
-int finish_losses(const FinishLossesParams& p, void* stream) {
+int finish_losses(const NetworkParams& p, i64 first, i64 slots, const float* losses,
+                  const i32* right, void* stream) {
+  FinishLossesParams f{};
+  f.losses = losses;
+  f.right = right;
+  f.slots = slots;
+  f.samples = p.samples;
+  f.sample_weights = p.sample_weights ? p.sample_weights + first * p.weight_slot_stride : nullptr;
+  f.weight_slot_stride = p.weight_slot_stride;
+  f.out_loss = p.out_loss + first;
+  f.out_correct = p.out_correct + first;
   constexpr i64 slots_of_block = kLossThreads / kWarp;
-  const i64 blocks = (p.slots + slots_of_block - 1) / slots_of_block;
-  return launch(finish_losses_kernel, grid_of(blocks), kLossThreads, 0, stream, p);
+  const i64 blocks = (slots + slots_of_block - 1) / slots_of_block;
+  return launch(finish_losses_kernel, grid_of(blocks), kLossThreads, 0, stream, f);
 }
 
 EVK_NAMESPACE_END

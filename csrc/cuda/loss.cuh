@@ -25,7 +25,8 @@ EVK_KERNEL(kLossThreads) sample_losses_kernel(const __grid_constant__ SampleLoss
   p.right[i] = right;
 }
 
-// A warp has a slot: blocks of 32 samples (missing ones +0) by halves, their sums in order.
+// A warp has a slot: weighted losses in blocks of 32 samples (missing ones +0) by halves, their
+// sums in order.
 EVK_KERNEL(kLossThreads) finish_losses_kernel(const __grid_constant__ FinishLossesParams p) {
   const i64 slot = static_cast<i64>(blockIdx.x) * (kLossThreads / kWarp) + threadIdx.x / kWarp;
   if (slot >= p.slots) return;
@@ -36,6 +37,9 @@ EVK_KERNEL(kLossThreads) finish_losses_kernel(const __grid_constant__ FinishLoss
     float loss = 0.0f;
     if (first + lane < p.samples) {
       loss = p.losses[slot * p.samples + first + lane];
+      if (p.sample_weights) {
+        loss = loss * p.sample_weights[slot * p.weight_slot_stride + first + lane];
+      }
       correct += p.right[slot * p.samples + first + lane];
     }
     EVK_UNROLL(5)

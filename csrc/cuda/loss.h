@@ -6,6 +6,8 @@
 EVK_NAMESPACE_BEGIN
 
 int sample_losses(const SampleLossesParams& p, void* stream);
-int finish_losses(const FinishLossesParams& p, void* stream);
+// Of `slots` slots from `first`: what the samples' losses [slots, samples] come to.
+int finish_losses(const NetworkParams& p, i64 first, i64 slots, const float* losses,
+                  const i32* right, void* stream);
 
 EVK_NAMESPACE_END

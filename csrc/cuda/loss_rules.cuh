@@ -48,6 +48,8 @@ struct FinishLossesParams {
   const float* losses;  // [slots, samples]
   const i32* right;     // [slots, samples]: 1 or 0
   i64 slots, samples;
+  const float* sample_weights;  // [slots, samples], [samples] with weight_slot_stride 0, or null
+  i64 weight_slot_stride;
   float* out_loss;  // [slots]
   i32* out_correct;
 };

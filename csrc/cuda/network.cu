@@ -115,9 +115,7 @@ int run_fused(const NetworkParams& p, const FusedRun& run, void* stream) {
   const int error = launch(fused_network_kernel, grid_of(blocks), dim3(fused_threads(widest, tile)),
                            static_cast<size_t>(bytes), stream, f);
   if (error || p.out) return error;
-  return finish_losses({f.sample_losses, f.sample_right, run.slots, p.samples,
-                        p.out_loss + run.first, p.out_correct + run.first},
-                       stream);
+  return finish_losses(p, run.first, run.slots, f.sample_losses, f.sample_right, stream);
 }
 
 EVK_NAMESPACE_END

@@ -220,6 +220,7 @@ def network_loss(
     *,
     index: I32,
     classes: I32 | None,
+    sample_weights: F32 | None,
     loss: str,
     precision: str,
     x_scale: float | None,
@@ -238,6 +239,7 @@ def network_loss(
         y,
         loss == "mse",
         classes,
+        sample_weights,
         out_loss,
         out_correct,
     )

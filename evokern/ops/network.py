@@ -85,6 +85,7 @@ def network_loss(
     *,
     index: Array | None = None,
     classes: Array | None = None,
+    sample_weights: Array | None = None,
     loss: LossName = "cross_entropy",
     precision: Precision = "fp32",
     x_scale: float | None = None,
@@ -98,6 +99,8 @@ def network_loss(
             ``network_forward``; the network's output must be flat.
         y: integer labels [B] or [S, B]; for ``mse`` float32 targets [B, O] or [S, B, O].
         classes: int32 [S]: outputs past a slot's class count take no part in loss and argmax.
+        sample_weights: float32 [B] or [S, B] beside x: each sample's loss is multiplied with its
+            weight before the mean over B (the sum of the weights plays no part); None means 1.
         loss: ``cross_entropy`` (Eq. 5.5) or ``mse``; with ``mse`` no prediction counts as correct.
     """
     one_of("loss", loss, LOSSES)
@@ -114,10 +117,17 @@ def network_loss(
         expect_either("y", targets, (batch, outputs), slots)
     else:
         targets = labels_of(y, batch, outputs, counts, slots)
+    weights = None
+    if sample_weights is not None:
+        weights = expect("sample_weights", sample_weights, np.float32, "[B] or [S, B]", None)
+        expect_either("sample_weights", weights, (batch,), slots)
     losses = empty_beside(given.x, (slots,), np.float32, "loss [S]")
     correct = empty_beside(given.x, (slots,), np.int32, "correct [S]")
     names = " ".join([*(f"genomes[{number}]" for number in range(len(given.banks))), "x", "y"])
-    arrays = (*given.banks, given.x, targets)
+    arrays = [*given.banks, given.x, targets]
+    if weights is not None:
+        names += " sample_weights"
+        arrays.append(weights)
     compute = choose(
         "network_loss", backend, names, *arrays, workspace=workspace, precision=precision
     )
@@ -129,6 +139,7 @@ def network_loss(
             targets,
             index=given.index,
             classes=counts,
+            sample_weights=weights,
             loss=loss,
             precision=precision,
             x_scale=x_scale,

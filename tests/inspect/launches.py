@@ -346,6 +346,7 @@ LAUNCHES = {
             "right": ARRAY,
             "slots": 5,
             "samples": 70,
+            "sample_weights": ARRAY,
             "out_loss": ARRAY,
             "out_correct": ARRAY,
         },

@@ -271,6 +271,7 @@ def networks() -> Iterator[Call]:
     for name, network in (("mlp", MLP), ("plain", PLAIN)):
         yield lost(f"{name}, mse", network, loss="mse")
         yield lost(f"{name}, classes", network, classes=True)
+        yield lost(f"{name}, weights", network, weights=True)
 
 
 def evaluated(
@@ -295,7 +296,12 @@ def evaluated(
 
 
 def lost(
-    name: str, network: Network, *, loss: str = "cross_entropy", classes: bool = False
+    name: str,
+    network: Network,
+    *,
+    loss: str = "cross_entropy",
+    classes: bool = False,
+    weights: bool = False,
 ) -> Call:
     outputs = network.output_shape[0]
     y = array(256, outputs) if loss == "mse" else array(256, dtype=np.int64)
@@ -307,6 +313,7 @@ def lost(
         y,
         loss=loss,
         classes=np.full(32, outputs - 1, np.int32) if classes else None,
+        sample_weights=array(256) if weights else None,
     )
     return f"network_loss, {name}", call
 

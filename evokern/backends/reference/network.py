@@ -82,6 +82,7 @@ def network_loss(
     *,
     index: NDArray[np.int32],
     classes: NDArray[np.int32] | None,
+    sample_weights: F32 | None,
     loss: str,
     precision: str,
     x_scale: float | None,
@@ -94,6 +95,7 @@ def network_loss(
         banks, network, x, index, precision, x_scale: as in `network_forward`.
         y: labels int64 [B] or [S, B]; for "mse" targets float32 [B, O] or [S, B, O].
         classes: int32 [S], outputs of each slot that count (the first ones); None means all.
+        sample_weights: float32 [B] or [S, B], what each loss is multiplied with; None means 1.
         loss: "cross_entropy" or "mse".
         out_loss: float32 [S].
         out_correct: int32 [S]; 0 for "mse".
@@ -109,6 +111,11 @@ def network_loss(
         else:
             losses = squared_error(outputs, wanted, classes[slots])
             out_correct[slots] = 0
+        if sample_weights is not None:
+            with np.errstate(all="ignore"):
+                losses = losses * (
+                    sample_weights[slots] if sample_weights.ndim == 2 else sample_weights
+                )
         out_loss[slots] = mean_of_samples(losses)
 
 

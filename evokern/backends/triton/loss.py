@@ -117,8 +117,18 @@ def block_sum(x):
 
 
 @triton.jit(do_not_specialize=["slots", "samples"])
-def mean_losses_kernel(losses, correct, out_loss, out_correct, slots, samples, N: tl.constexpr):
-    """Programs: parts of the slots."""
+def mean_losses_kernel(
+    losses,
+    correct,
+    weights,
+    weights_slot,
+    out_loss,
+    out_correct,
+    slots,
+    samples,
+    N: tl.constexpr,
+):
+    """Programs: parts of the slots; weights [slots, samples], of all slots, or None."""
     slot = tl.program_id(0) * N + tl.arange(0, N)
     there = slot < slots
     lane = tl.arange(0, BLOCK)
@@ -127,7 +137,11 @@ def mean_losses_kernel(losses, correct, out_loss, out_correct, slots, samples, N
     right = tl.zeros([N, BLOCK], tl.int32)
     for first in range(0, samples, BLOCK):
         known = there[:, None] & (first + lane < samples)[None, :]
-        total += block_sum(tl.load(losses + start + first, mask=known, other=0.0))
+        loss = tl.load(losses + start + first, mask=known, other=0.0)
+        if weights is not None:
+            place = slot.to(tl.int64)[:, None] * weights_slot + first + lane[None, :]
+            loss = loss * tl.load(weights + place, mask=known, other=0.0)
+        total += block_sum(loss)
         right += tl.load(correct + start + first, mask=known, other=0)
     mean = tl.div_rn(total, tl.cast(samples, tl.float32))
     tl.store(out_loss + slot, mean, mask=there)
@@ -177,13 +191,17 @@ def mean_losses(
     *,
     slots: int,
     samples: int,
+    weights: Pointer | None = None,
+    weights_slot_stride: int = 0,
 ) -> None:
-    """Mean loss, float32 [slots], and how many are right, int32 [slots]."""
+    """Mean weighted loss, float32 [slots], and how many are right, int32 [slots]."""
     launch(
         mean_losses_kernel,
         triton.cdiv(slots, SLOTS),
         losses,
         correct,
+        weights,
+        weights_slot_stride,
         out_loss,
         out_correct,
         slots,

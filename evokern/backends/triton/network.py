@@ -69,6 +69,7 @@ def network_loss(
     *,
     index: npt.NDArray[np.int32],
     classes: npt.NDArray[np.int32] | None,
+    sample_weights: Any | None,
     loss: str,
     precision: str,
     x_scale: float | None,
@@ -89,6 +90,8 @@ def network_loss(
         strides(y)[0 if shared else 1],
         None if counts is None else Pointer(call.base + counts, "int32"),
         mse,
+        None if sample_weights is None else pointer(sample_weights),
+        0 if sample_weights is None or sample_weights.ndim == 1 else strides(sample_weights)[0],
         pointer(out_loss),
         pointer(out_correct),
     )
@@ -144,13 +147,15 @@ def _steps_of(program: Program) -> tuple[Step, ...]:
 
 @dataclass(frozen=True, slots=True)
 class _Wanted:
-    """Labels or targets of ``network_loss``, how many classes each slot has, and the results."""
+    """Labels or targets of ``network_loss``, what belongs to them, and the results."""
 
     y: Pointer
     slot_stride: int
     sample_stride: int
     classes: Pointer | None
     mse: bool
+    weights: Pointer | None
+    weights_slot_stride: int
     out_loss: Pointer
     out_correct: Pointer
 
@@ -468,7 +473,17 @@ class _Run:
         out_loss, out_correct = (
             _moved(array, self.first) for array in (wanted.out_loss, wanted.out_correct)
         )
-        mean_losses(losses, correct, out_loss, out_correct, **sizes)
+        mean_losses(
+            losses,
+            correct,
+            out_loss,
+            out_correct,
+            **sizes,
+            weights=None
+            if wanted.weights is None
+            else _moved(wanted.weights, self.first * wanted.weights_slot_stride),
+            weights_slot_stride=wanted.weights_slot_stride,
+        )
 
 
 def _moved(pointer: Pointer, elements: int) -> Pointer:

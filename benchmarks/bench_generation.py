@@ -144,7 +144,7 @@ class _Evokern:
         self._records.write(measure(self._problem, self._population, self._generation))
         share = max(1, len(self._population) * self._generations // _CHECKPOINT_EVERY)
         part = self._population.take(np.arange(share, dtype=np.int32))
-        tensors, _ = state_of(part)
+        tensors, _ = state_of(self._problem, part)
         save_checkpoint(self._folder, self._generation, tensors, {}, run="benchmark")
 
     def _shown(self) -> Evaluated:

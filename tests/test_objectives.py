@@ -555,6 +555,9 @@ def test_settings_are_json_and_name_own_functions():
         "phenotype": "direct",
         "sign_scale": None,
         "precision": "fp32",
+        "sampling": "epochs",
+        "uniform_share": 0.2,
+        "importance_every": 50,
         "batch_seed": 3,
     }
     own = problem(objective=partial(max, key=len), phenotype=low_rank, layout=SIGNS).settings()

@@ -111,7 +111,7 @@ def train(
                 record = measure(problem, population, generation)
                 run.record(record, in_short(record))
             if run.saves:
-                run.save(*state_of(population))
+                run.save(*state_of(problem, population))
         return finish(problem, population, run, options)
 
 
@@ -130,12 +130,15 @@ def settings_of(problem: Classification, config: EAConfig, options: RunConfig) -
     }
 
 
-def state_of(population: Population) -> tuple[dict[str, Tensor], dict[str, Any]]:
+def state_of(
+    problem: Classification, population: Population
+) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Tensors and facts of a checkpoint: the population without padding, in slot order."""
     tensors: dict[str, Tensor] = {
         "genomes": Rows(_devices.to_host(population.genomes), population.rows),
         "fitness": population.fitness,
         "sigma": population.sigma,
+        **problem.state(),
     }
     if population.lineages is None:
         return tensors, {}
@@ -156,6 +159,10 @@ def read_population(
         read_rows(checkpoint, name, array)
     rows = np.arange(n, dtype=np.int32)
     lineages = read_lineages(checkpoint, n) if config.lineages else None
+    state = {name: np.empty_like(array) for name, array in problem.state().items()}
+    for name, array in state.items():
+        read_rows(checkpoint, name, array)
+    problem.restore(state)
     if problem.device != "cpu":
         bank = allocate_genomes(config.bank_rows, problem.layout.size, problem.device)
         _devices.write(bank[:n], genomes)
@@ -200,8 +207,7 @@ def measure(problem: Classification, population: Population, generation: int) ->
     fitness = population.fitness
     best = int(rank(fitness)[0])
     genome = population.genome(best)[None]
-    samples = problem.batch_of(generation)
-    batch = problem.train.take(samples)
+    batch = problem.batch(generation)
     usable = fitness[np.isfinite(fitness)]
     return {
         "generation": generation,

@@ -8,7 +8,7 @@ are divided by 255. Unlike that program, the test accuracy is measured on the re
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Literal, get_args
 
@@ -16,13 +16,14 @@ import numpy as np
 import numpy.typing as npt
 
 from evokern import _devices, ops
-from evokern._values import integer, one_of
+from evokern._values import integer, number, one_of
 from evokern.backends.reference.random import counter_permutation
 from evokern.errors import ArgumentError, EvokernError, ObjectiveError, ShapeError, message
 from evokern.layout import GenomeLayout
 from evokern.network import Dense, Flatten, MaxPool2d, Network
 from evokern.population import allocate_genomes
 from evokern.problems.datasets import Dataset, Labels, holdout_split, mean_image, normalise
+from evokern.problems.importance import ImportanceSampler, errors_of
 from evokern.problems.objectives import (
     OBJECTIVES,
     LogitsObjective,
@@ -46,9 +47,13 @@ I32 = npt.NDArray[np.int32]
 I64 = npt.NDArray[np.int64]
 
 HostPrecision = Literal["fp32", "bf16"]
+Sampling = Literal["epochs", "importance"]
 
 _OF_CLASSES = ("cross_entropy", "mse", "generalized_cross_entropy")
 """Objectives that need an output per class."""
+
+_WEIGHTED = ("cross_entropy", "mse")
+"""Objectives whose kernel weighs samples."""
 
 _SCRATCH_BYTES = 8 << 20  # logits or phenotypes at one time: what the caches hold
 
@@ -61,14 +66,15 @@ def thesis_network(image_shape: tuple[int, int, int] = (1, 28, 28), classes: int
 
 @dataclass(frozen=True, eq=False)
 class Part:
-    """Samples x float32 [N, C, H, W] with labels y int64 [N]."""
+    """Samples x float32 [N, C, H, W] with labels y int64 [N] and, or None, weights float32 [N]."""
 
     x: F32
     y: I64
+    weights: F32 | None = None
 
-    def take(self, samples: I64) -> Part:
+    def take(self, samples: I64, weights: F32 | None = None) -> Part:
         """Some samples, where the part is."""
-        return Part(_devices.take(self.x, samples), _devices.take(self.y, samples))
+        return Part(_devices.take(self.x, samples), _devices.take(self.y, samples), weights)
 
 
 @dataclass(frozen=True)
@@ -89,6 +95,12 @@ class ClassificationConfig:
     """Scale of the sign weights; default 1 / sqrt(fan_in) of the layer."""
     precision: HostPrecision = "fp32"
     """Arithmetic of the forward pass: fp32 (the same bits everywhere) or bf16."""
+    sampling: Sampling = "epochs"
+    """Batches: each sample once per epoch, or more often what is still wrong (importance)."""
+    uniform_share: float = 0.2
+    """Share of the importance that is the same for all samples."""
+    importance_every: int = 50
+    """Generations after which the importance is measured anew, on the first individual."""
 
     def __post_init__(self) -> None:
         integer("batch", self.batch, 1, 2**31 - 1)
@@ -98,6 +110,15 @@ class ClassificationConfig:
         one_of("phenotype", self.phenotype, get_args(PhenotypeName))
         check_sign_scale(self.sign_scale)
         one_of("precision", self.precision, get_args(HostPrecision))
+        one_of("sampling", self.sampling, get_args(Sampling))
+        number("uniform_share", self.uniform_share)
+        if not 0 < self.uniform_share <= 1:
+            wanted = "a share in (0, 1]"
+            raise ArgumentError(message("uniform_share", wanted, repr(self.uniform_share)))
+        integer("importance_every", self.importance_every, 1, 2**31 - 1)
+        if self.sampling == "importance" and self.objective not in _WEIGHTED:
+            wanted = f"{' or '.join(_WEIGHTED)} with sampling=importance"
+            raise ArgumentError(message("objective", wanted, self.objective))
 
 
 class Classification:
@@ -158,6 +179,12 @@ class Classification:
         if device != "cpu" and not (self._objective is None and self._phenotype is None):
             wanted = "cpu for objectives and phenotypes that are computed on the host"
             raise ArgumentError(message("device", wanted, device))
+        self._importance: ImportanceSampler | None = None
+        if config.sampling == "importance":
+            if objective is not None:
+                wanted = "epochs with an objective of your own"
+                raise ArgumentError(message("sampling", wanted, config.sampling))
+            self._importance = ImportanceSampler(len(self.train.y), config.uniform_share, seed)
         self.data_sha256 = _digest(dataset)
         self._epoch = -1
         self._order: I64 = np.zeros(0, np.int64)
@@ -171,8 +198,9 @@ class Classification:
 
     def evaluate(self, genomes: F32, rows: I32, generation: int) -> F32:
         """Fitness float32 [S] of individuals in ``rows`` of a bank, on the generation's batch."""
-        samples = self.batch_of(generation)
-        return self.fitness(genomes, rows, self.train.take(samples))
+        if self._importance is not None and generation % self.config.importance_every == 0:
+            self._importance.tell(self._errors(genomes[rows[:1]]))
+        return self.fitness(genomes, rows, self.batch(generation))
 
     def fitness(self, genomes: F32, rows: I32, part: Part) -> F32:
         """The objective float32 [S] on a part. Raises ObjectiveError naming who failed."""
@@ -202,6 +230,22 @@ class Classification:
     def weights(self, genome: F32) -> F32:
         """The network's weights float32 that a genotype [G] stands for."""
         return genome if self._phenotype is None else self._phenotype(genome)
+
+    def batch(self, generation: int) -> Part:
+        """What a generation is evaluated on; by importance, as it was measured last."""
+        if self._importance is None:
+            return self.train.take(self.batch_of(generation))
+        samples, weights = self._importance.draw(self.config.batch, generation)
+        return self.train.take(samples, _devices.from_host(self.device, weights))
+
+    def state(self) -> dict[str, F32]:
+        """What a run must keep beside its population: the importance, if there is any."""
+        return {} if self._importance is None else {"importance.errors": self._importance.errors}
+
+    def restore(self, state: Mapping[str, F32]) -> None:
+        """Takes what ``state`` gave."""
+        if self._importance is not None:
+            self._importance.tell(state["importance.errors"])
 
     def batch_of(self, generation: int) -> I64:
         """Training samples [batch] of a generation: epoch after epoch without replacement."""
@@ -263,6 +307,7 @@ class Classification:
             part.x,
             self._targets(part.y) if mse else part.y,
             index=index,
+            sample_weights=part.weights,
             loss="mse" if mse else "cross_entropy",
             precision=self.config.precision,
         )
@@ -284,6 +329,11 @@ class Classification:
             bank, self.network, part.x, part.y, index=index, precision=self.config.precision
         )
         return _devices.to_host(correct).astype(np.int64)
+
+    def _errors(self, genome: F32) -> F32:
+        """How wrong a genome [1, G] is on each training sample, float32 [N]."""
+        (logits,) = self.logits(_devices.to_host(genome), self.train)
+        return errors_of(logits, _devices.to_host(self.train.y))
 
     def _logits(self, bank: F32, index: I32, part: Part) -> F32:
         return _devices.to_host(

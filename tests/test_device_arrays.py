@@ -155,14 +155,17 @@ def test_devices_by_name() -> None:
         EA(NETWORK.layout, EAConfig(population=4), device="gpu")
 
 
-@pytest.mark.parametrize("crossover", ["uniform", "rows"])
-def test_the_ea_on_a_device_is_the_ea_on_the_host(crossover: Any) -> None:
+@pytest.mark.parametrize(
+    ("crossover", "sampling"),
+    [("uniform", "epochs"), ("rows", "epochs"), ("uniform", "importance")],
+)
+def test_the_ea_on_a_device_is_the_ea_on_the_host(crossover: Any, sampling: Any) -> None:
     config = EAConfig(population=12, generations=3, crossover=crossover, sigma=0.05, seed=5)
     layers = (Flatten(), Dense(17, "relu"), Dense(8, "relu"), Dense(3))
     network = Network(layers, dataset().image_shape)
     runs = []
     for device in ("cpu", "harness"):
-        settings = ClassificationConfig(batch=32)
+        settings = ClassificationConfig(batch=32, sampling=sampling, importance_every=2)
         problem = Classification(dataset(), network, settings, seed=5, device=device)
         population = first_generation(problem, config, device)
         for generation in range(1, 4):

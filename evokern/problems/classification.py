@@ -199,7 +199,7 @@ class Classification:
     def evaluate(self, genomes: F32, rows: I32, generation: int) -> F32:
         """Fitness float32 [S] of individuals in ``rows`` of a bank, on the generation's batch."""
         if self._importance is not None and generation % self.config.importance_every == 0:
-            self._importance.tell(self._errors(genomes[rows[:1]]))
+            self._importance.tell(self._errors(_devices.take(genomes, rows[:1].astype(np.int64))))
         return self.fitness(genomes, rows, self.batch(generation))
 
     def fitness(self, genomes: F32, rows: I32, part: Part) -> F32:
@@ -332,7 +332,7 @@ class Classification:
 
     def _errors(self, genome: F32) -> F32:
         """How wrong a genome [1, G] is on each training sample, float32 [N]."""
-        (logits,) = self.logits(_devices.to_host(genome), self.train)
+        (logits,) = self.logits(genome, self.train)
         return errors_of(logits, _devices.to_host(self.train.y))
 
     def _logits(self, bank: F32, index: I32, part: Part) -> F32:

@@ -17,7 +17,7 @@ from evokern.metrics import Run
 
 F64 = npt.NDArray[np.float64]
 
-X = Literal["generation", "samples", "seconds"]
+X = Literal["generation", "samples", "seconds", "cpu_seconds"]
 
 _DATA = "dataset_sha256"
 # May differ within a group: seeds, and what does not change the curve.
@@ -146,13 +146,13 @@ def flatten(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 
 def metric_names(run: Run) -> list[str]:
     """The numeric entries of a run's records, but for those that are the places of a curve."""
-    places = ("generation", "iteration", "samples", "seconds")
+    places = ("generation", "iteration", "samples", "seconds", "cpu_seconds")
     named = _distinct(name for record in run.records for name in record)
     return [name for name in named if name not in places and len(_points(run, name, None)[0])]
 
 
 def median_curve(group: Group, metric: str, x: X = "generation") -> Curve:
-    """The group's median and quartiles of a metric over generations, samples or seconds.
+    """The group's median and quartiles of a metric over generations, samples or time.
 
     The curve covers what all runs of the group have: from the latest first record to the earliest
     last one. Its places are those of all records in between; a run without a record there counts

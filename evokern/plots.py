@@ -84,8 +84,9 @@ def plot_groups(
     curves = [median_curve(group, metric, x) for group in groups]
     figure, axes = _figure()
     unit, divisor = x.replace("generation", _step_name(groups)), 1.0
-    if x == "seconds":
+    if x in ("seconds", "cpu_seconds"):
         unit, divisor = _time_unit(max(curve.x[-1] for curve in curves))
+        unit = unit if x == "seconds" else f"CPU {unit}"
     for i, (group, curve) in enumerate(zip(groups, curves, strict=True)):
         colour = COLOURS[i % len(COLOURS)]
         dashes = DASHES[i // len(COLOURS) % len(DASHES)]

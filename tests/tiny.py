@@ -121,7 +121,9 @@ def outcome(folder: Path) -> dict[str, Any]:
 
 def without_time(value: dict[str, Any]) -> dict[str, Any]:
     """Also without the digest of what holds the time."""
-    kept = {name: v for name, v in value.items() if name not in ("seconds", "own_sha256")}
+    kept = {
+        name: v for name, v in value.items() if name not in ("seconds", "cpu_seconds", "own_sha256")
+    }
     return {name: without_time(v) if isinstance(v, dict) else v for name, v in kept.items()}
 
 

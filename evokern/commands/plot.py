@@ -6,7 +6,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import tyro
 
@@ -29,7 +29,7 @@ class PlotCommand:
     """Picture to write: .png, .pdf or .svg."""
     metric: str = "holdout_accuracy/best"
     """Which number of metrics.jsonl to draw."""
-    x: Literal["generation", "samples", "seconds"] = "generation"
+    x: X = "generation"
     """What to draw it over; an iteration of gradient training counts as a generation."""
     group_by: tuple[str, ...] = ()
     """Settings (of config.json) that tell groups apart; default all but the seed."""
@@ -60,7 +60,7 @@ def reached(group: Group, metric: str, level: float, x: X) -> str:
     if len(there) < len(places):
         return f"reached by {len(there)} of {len(places)}"
     s = summarise(there)
-    unit = {"seconds": "s", "generation": "generations"}.get(x, x)
+    unit = {"seconds": "s", "cpu_seconds": "CPU s", "generation": "generations"}.get(x, x)
     return f"after {s.median:,.0f} {unit} ({s.minimum:,.0f} to {s.maximum:,.0f})"
 
 

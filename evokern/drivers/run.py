@@ -80,7 +80,7 @@ class Run:
         self._unit = unit
         self._log_every, self._checkpoint_every, self._keep = log_every, checkpoint_every, keep
         self._tensorboard = tensorboard
-        self._seconds_before = 0.0
+        self._seconds_before = self._cpu_seconds_before = 0.0
         self._saved = 0
         self._opened = ExitStack()
 
@@ -90,7 +90,7 @@ class Run:
             opened.enter_context(locked(self.folder))
             self._stop = opened.enter_context(stop_signals())
             claim(self.folder, self._settings)
-            self._started = time.monotonic()
+            self._started, self._cpu_started = time.monotonic(), time.process_time()
             self._opened = opened.pop_all()
         return self
 
@@ -110,8 +110,9 @@ class Run:
     def restore(self, read: Callable[[Checkpoint], State]) -> State | None:
         """What ``read`` makes of the newest checkpoint it can read; None where there is none."""
 
-        def read_all(checkpoint: Checkpoint) -> tuple[State, int, float]:
-            return read(checkpoint), checkpoint.step, checkpoint.facts["seconds"]
+        def read_all(checkpoint: Checkpoint) -> tuple[State, int, float, float]:
+            facts = checkpoint.facts
+            return read(checkpoint), checkpoint.step, facts["seconds"], facts["cpu_seconds"]
 
         folder = self.folder / CHECKPOINTS
         found, skipped = newest_checkpoint(folder, run=digest_of(self._settings), read=read_all)
@@ -119,7 +120,7 @@ class Run:
             print(f"skipped a checkpoint: {reason}", flush=True)
         if found is None:
             return None
-        state, self.step, self._seconds_before = found
+        state, self.step, self._seconds_before, self._cpu_seconds_before = found
         tidy(folder, self.step, keep=self._keep)
         return state
 
@@ -146,6 +147,16 @@ class Run:
         return round(self._seconds_before + time.monotonic() - self._started, 3)
 
     @property
+    def cpu_seconds(self) -> float:
+        """Time of all its threads on processors."""
+        return round(self._cpu_seconds_before + time.process_time() - self._cpu_started, 3)
+
+    @property
+    def times(self) -> dict[str, float]:
+        """Both times, as records and checkpoints name them."""
+        return {"seconds": self.seconds, "cpu_seconds": self.cpu_seconds}
+
+    @property
     def logs(self) -> bool:
         """Whether this step is recorded."""
         return self.step == self.total or self.step % self._log_every == 0
@@ -158,7 +169,7 @@ class Run:
 
     def record(self, record: dict[str, Any], text: str) -> None:
         """Keeps a record: metrics.jsonl, the terminal (as ``text``), TensorBoard on request."""
-        record = {**record, "seconds": self.seconds}
+        record = {**record, **self.times}
         self._metrics.write(record)
         self._progress.show(self.step, text)
         if self._board:
@@ -171,7 +182,7 @@ class Run:
             self.folder / CHECKPOINTS,
             self.step,
             tensors,
-            {**(facts or {}), "seconds": self.seconds},
+            {**(facts or {}), **self.times},
             run=digest_of(self._settings),
             keep=self._keep,
         )

@@ -19,14 +19,15 @@ from evokern.problems.datasets import Dataset
 NETWORK = Network((Flatten(), Dense(12, "tanh"), Dense(4)), (1, 6, 6))
 
 
-def problem_of(batch: int = 16) -> Classification:
+def problem_of(batch: int = 16, sampling: str = "epochs") -> Classification:
     """Four classes: which row of an image is bright."""
     rng = np.random.default_rng(5)
     labels = np.arange(240, dtype=np.uint8) % 4
     images = rng.integers(0, 80, (240, 6, 6), dtype=np.uint8)
     images[np.arange(240), labels + 1] = 255
     dataset = Dataset("rows", images[:200], labels[:200], images[200:], labels[200:], classes=4)
-    return Classification(dataset, NETWORK, ClassificationConfig(batch=batch), seed=2)
+    config = ClassificationConfig(batch=batch, sampling=sampling)
+    return Classification(dataset, NETWORK, config, seed=2)
 
 
 @pytest.mark.torch
@@ -44,6 +45,14 @@ def test_it_learns_and_leaves_a_run_behind(tmp_path):
     problem = problem_of()
     genome = tensors["genomes"][None]
     assert problem.accuracy(genome, problem.test)[0] == result.test_accuracy
+
+
+@pytest.mark.torch
+def test_it_refuses_batches_by_importance(tmp_path):
+    pytest.importorskip("torch")
+    problem = problem_of(sampling="importance")
+    with pytest.raises(ArgumentError, match="sampling: expected epochs for Adam, got importance"):
+        train_adam(problem, AdamConfig(iterations=1), tmp_path)
 
 
 @pytest.mark.torch

@@ -68,6 +68,9 @@ def train_adam(problem: Classification, config: AdamConfig, folder: str | Path) 
     Goes on from the newest checkpoint in ``folder``; errors and signals: see ``drivers.run.Run``.
     Raises FitnessError when the loss is no longer finite.
     """
+    if problem.config.sampling != "epochs":
+        raise ArgumentError(message("sampling", "epochs for Adam", problem.config.sampling))
+
     from torch import from_numpy
     from torch.nn.functional import cross_entropy
     from torch.optim import Adam

@@ -479,7 +479,7 @@ def test_the_command_runs_and_says_where_everything_is(digits, tmp_path, monkeyp
     assert "test accuracy" in output
     assert "runs/mnist-quick/best.safetensors" in output
     config = json.loads((tmp_path / "runs/mnist-quick/config.json").read_text())
-    assert (config["population"], config["crossover_share"]) == (10, 0.8)
+    assert (config["population"], config["crossover_share"]) == (10, 0.9)
 
 
 def test_the_command_reports_a_setting_out_of_range_without_a_traceback(capsys):

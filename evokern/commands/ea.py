@@ -18,16 +18,19 @@ from evokern.problems.classification import ClassificationConfig
 PRESETS: dict[str, tuple[EAConfig, ClassificationConfig]] = {
     "quick": (
         EAConfig(
-            population=300,
-            generations=2000,
-            crossover_share=0.8,
+            population=128,
+            generations=2800,
+            elites=1,
+            crossover_share=0.9,
+            crossover_then_mutation=True,
             truncation=0.3,
-            sigma=0.02,
+            mutation="uniform",
+            sigma=0.007,
             sigma_schedule="exponential",
-            sigma_decay=0.9988,
+            sigma_decay=0.99927,
             sigma_period=1,
         ),
-        ClassificationConfig(batch=256),
+        ClassificationConfig(batch=256, sampling="importance"),
     ),
     "thesis-validation": (EAConfig(), ClassificationConfig()),
     "thesis-test": (

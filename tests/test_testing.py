@@ -109,7 +109,8 @@ def test_the_reference_is_within_the_error_bound(case: Case) -> None:
     precision = options.get("precision", "fp32")
     bound = error_bound(network, genomes, x, index=options.get("index"), precision=precision)
     if labels:
-        bound = loss_bound(bound, labels[0], options.get("classes"))
+        kept = {name: options[name] for name in ("classes", "sample_weights") if name in options}
+        bound = loss_bound(bound, labels[0], **kept)
     assert_close(case.run("reference")[0], *bound)
 
 

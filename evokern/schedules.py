@@ -21,6 +21,17 @@ def exponential_decay(start: float, rate: float, generation: int, *, period: int
     return np.float32(_DIGITS.multiply(Decimal(repr(float(start))), power))
 
 
+def power_decay(start: float, exponent: float, generation: int, *, period: int = 1) -> np.float32:
+    """start * (1 + generation / period)^-exponent, in decimal with 40 digits (this project).
+
+    Unlike the exponential decay it needs no end: how much sigma falls from generation g to 2 g does
+    not depend on how long the run is.
+    """
+    base = _DIGITS.add(1, _DIGITS.divide(Decimal(int(generation)), Decimal(int(period))))
+    power = _DIGITS.power(base, -Decimal(repr(float(exponent))))
+    return np.float32(_DIGITS.multiply(Decimal(repr(float(start))), power))
+
+
 def cosine_cycle(start: float, end: float, generation: int, *, period: int) -> np.float32:
     """end + (start - end) / 2 * (1 + cos(pi * t / period)), t = generation mod period.
 

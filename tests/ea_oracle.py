@@ -185,6 +185,8 @@ def inherited_sigma(
         return F(config.sigma)
     if config.sigma_schedule == "exponential":
         return F(config.sigma * config.sigma_decay ** (step / config.sigma_period))
+    if config.sigma_schedule == "power":
+        return F(config.sigma * (1 + step / config.sigma_period) ** -config.sigma_exponent)
     if config.sigma_schedule == "cosine":
         return cosine_cycle(config.sigma, config.sigma_min, step, period=config.sigma_period)
     genes = [individual.sigma for individual in parents]

@@ -92,7 +92,7 @@ ALPHA = 0.6  # float32(1 - 0.6) is not float32(1) - float32(0.6)
 
 
 SIGMA_RULES = [
-    *({"sigma_schedule": schedule} for schedule in ("constant", "exponential", "cosine")),
+    *({"sigma_schedule": schedule} for schedule in ("constant", "exponential", "power", "cosine")),
     *(
         {"sigma_schedule": "self_adaptive", "sigma_rule": rule, "sigma_first": first}
         for rule in ("thesis", "program")

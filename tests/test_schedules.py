@@ -15,7 +15,7 @@ from scalar_rules import F, bits, round_exactly
 
 from evokern.drivers.config import EAConfig
 from evokern.drivers.ea import sigma_at
-from evokern.schedules import cosine_cycle, exponential_decay
+from evokern.schedules import cosine_cycle, exponential_decay, power_decay
 
 
 def nearest(value: np.float32) -> tuple[Fraction, Fraction]:
@@ -54,6 +54,27 @@ def test_exponential_decay_is_continuous_within_a_period():
 def test_exponential_decay_of_the_program_is_small_after_50000_generations():
     # The authors' settings: rate 0.99, k = 100, sigma 0.001.
     assert exponential_decay(0.001, 0.99, 50_000, period=100) == pytest.approx(6.57e-6, rel=1e-3)
+
+
+@given(
+    st.sampled_from([0.001, 0.1, 1.0, 7.25]),
+    st.sampled_from([0.0, 0.5, 0.75, 1.0, 2.0]),
+    st.integers(0, 10_000),
+    st.integers(1, 900),
+)
+def test_power_decay_is_the_nearest_float32_to_the_formula(start, exponent, generation, period):
+    sigma = power_decay(start, exponent, generation, period=period)
+    assert type(sigma) is np.float32
+    low, high = nearest(sigma)
+    # sigma^4 = start^4 * (1 + generation / period)^(-4 exponent) has rational sides.
+    base = 1 + Fraction(generation, period)
+    exact = Fraction(repr(start)) ** 4 / base ** int(4 * exponent)
+    assert low**4 <= exact <= high**4
+
+
+def test_power_decay_of_known_generations():
+    sigma = [power_decay(1.0, 0.5, generation, period=10) for generation in (0, 30, 80, 150)]
+    assert sigma == [1, 0.5, F(1 / 3), 0.25]
 
 
 def test_exponential_decay_underflows_to_zero():

@@ -18,7 +18,7 @@ Selection = Literal["truncation", "exponential_rank", "tournament"]
 Survival = Literal["comma", "plus"]
 Crossover = Literal["uniform", "arithmetic", "rows"]
 ParentWeights = Literal["equal", "rank"]
-SigmaSchedule = Literal["constant", "exponential", "cosine", "self_adaptive"]
+SigmaSchedule = Literal["constant", "exponential", "power", "cosine", "self_adaptive"]
 SigmaRule = Literal["thesis", "program"]
 
 _NAMES = {
@@ -41,7 +41,7 @@ _COUNTS = {
 }
 _SHARES = ("truncation", "crossover_share", "crossover_rate", "mutation_rate", "alpha")
 _LARGEST = float(np.finfo(np.float32).max)
-_AMOUNTS = ("sigma", "sigma_min", "tau")
+_AMOUNTS = ("sigma", "sigma_exponent", "sigma_min", "tau")
 _FACTORS = ("sigma_decay", "rank_base")
 _SWITCHES = ("crossover_then_mutation", "sigma_first", "evaluate_first", "lineages")
 
@@ -87,11 +87,13 @@ class EAConfig:
     sigma: float = 0.001
     """Mutation strength of the first generation."""
     sigma_schedule: SigmaSchedule = "constant"
-    """How sigma goes on: constant, exponential (Eq. 5.3), cosine, self_adaptive (Eq. 5.4)."""
+    """How sigma goes on: constant, exponential (5.3), power, cosine, self_adaptive (5.4)."""
     sigma_decay: float = 0.99
     """Factor on sigma per sigma_period generations, for exponential."""
     sigma_period: int = 100
-    """Generations per sigma_decay (k of Eq. 5.3) or per cycle of the cosine."""
+    """Generations per sigma_decay (k of Eq. 5.3) or per cosine; k of power."""
+    sigma_exponent: float = 0.75
+    """What 1 + generations / sigma_period is raised to, negated, for power."""
     sigma_min: float = 0.0
     """What the cosine falls to."""
     tau: float = 0.01

@@ -53,12 +53,13 @@ def arithmetic_weights(weights: Array | None, shape: tuple[int, ...]) -> Host:
     shares = expect_host("weights", weights, np.float32, "[R, S]", 2)
     expect_shape("weights", shares, "[R, S]", shape)
     sums = shares.astype(np.float64).sum(axis=0)
-    if not ((shares >= 0).all() and (abs(sums - 1) <= 1e-6).all()):
-        slot = int((~((shares >= 0).all(axis=0) & (abs(sums - 1) <= 1e-6))).argmax())
+    near = np.abs(sums - 1) <= 1e-6
+    if not near.all():
+        slot = int((~near).argmax())
         raise ArgumentError(
             message(
                 "weights",
-                "non-negative shares that sum to 1 within 1e-6 per offspring",
+                "finite numbers that sum to 1 within 1e-6 per offspring",
                 f"weights[:, {slot}] = {shares[:, slot].tolist()}",
                 "divide by their sum",
             )

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from evokern.errors import ShapeError, message
+from evokern.errors import ArgumentError, ShapeError, message
 from evokern.layers import (
     ACTIVATIONS,
     LAYERS,
@@ -100,6 +100,28 @@ class Network:
     def layout(self) -> GenomeLayout:
         """The genome layout of this network."""
         return GenomeLayout(tuple(genes_along(self.layers, self.input_shape)))
+
+    def split(self, block: int) -> tuple[Network, Network]:
+        """The layers before the one that owns parameter block ``block``, and the rest.
+
+        A genome is the first one's genes, then the second one's, which begin with gene
+        ``layout.offsets[block]``. Raises ArgumentError for a block that is not there, and for one
+        inside of a residual layer.
+        """
+        first = 0  # block of the layer looked at
+        places = {}  # of layers with genes, by their first block
+        for number, (layer, before) in enumerate(zip(self.layers, self.shapes, strict=False)):
+            own = len(genes_along((layer,), before))
+            if own:
+                places[first] = number
+            first += own
+        if block not in places:
+            wanted = f"the first block of a layer with genes: one of {list(places)}"
+            raise ArgumentError(message("block", wanted, repr(block)))
+        at = places[block]
+        return Network(self.layers[:at], self.input_shape), Network(
+            self.layers[at:], self.shapes[at]
+        )
 
     @classmethod
     def mlp(

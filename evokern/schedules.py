@@ -3,12 +3,42 @@
 from __future__ import annotations
 
 from decimal import Context, Decimal
+from typing import Protocol
 
 import numpy as np
 
 from evokern.backends.reference.random import cosine
 
 _DIGITS = Context(prec=40)
+
+
+class SigmaSettings(Protocol):
+    """The settings that a schedule of sigma has (`evokern ea --help` explains them)."""
+
+    @property
+    def sigma(self) -> float: ...
+    @property
+    def sigma_schedule(self) -> str: ...
+    @property
+    def sigma_decay(self) -> float: ...
+    @property
+    def sigma_period(self) -> int: ...
+    @property
+    def sigma_exponent(self) -> float: ...
+    @property
+    def sigma_min(self) -> float: ...
+
+
+def sigma_at(settings: SigmaSettings, generation: int) -> np.float32:
+    """The schedule's mutation strength in generation 1, 2, ... (Eq. 5.3)."""
+    start, step, period = settings.sigma, generation - 1, settings.sigma_period
+    if settings.sigma_schedule == "exponential":
+        return exponential_decay(start, settings.sigma_decay, step, period=period)
+    if settings.sigma_schedule == "power":
+        return power_decay(start, settings.sigma_exponent, step, period=period)
+    if settings.sigma_schedule == "cosine":
+        return cosine_cycle(start, settings.sigma_min, step, period=period)
+    return np.float32(start)
 
 
 def exponential_decay(start: float, rate: float, generation: int, *, period: int = 1) -> np.float32:

@@ -83,9 +83,13 @@ def _offspring(
     out_memory: str | None = None,
     in_bank: bool = False,
     weighted: bool = False,
+    away: bool = False,
     **options: Any,
 ) -> Call:
-    """Slot 1 has equal parents, slots 3, 7, ... have sigma 0; ``in_bank``: out holds genomes."""
+    """Slot 1 has equal parents, slots 3, 7, ... have sigma 0; ``in_bank``: out holds genomes.
+
+    ``weighted``: weights of all sizes, with ``away`` of both signs.
+    """
     rng = np.random.default_rng([genes, slots, parents])
     genes = genes if layout is None else layout.size
     genomes = MEMORY[memory](values(6, genes))
@@ -97,6 +101,9 @@ def _offspring(
     if weighted:
         weights = rng.random((parents, slots), F)
         weights[:-1, 2:3] = 0
+        if away:
+            weights[1:] *= rng.choice(np.array([-0.5, 1], F), weights[1:].shape)
+            weights[0] = weights.shape[0]
         options["weights"] = padded(weights / weights.sum(axis=0), 3, 1)
     if out_memory is not None:
         options["out"] = MEMORY[out_memory](np.zeros((slots, genes), F))
@@ -149,6 +156,11 @@ def crossover_mutate_cases() -> Iterator[Case]:
         yield case(f"subnormal, {kind}", values=subnormal_numbers, strength=2.0**-129, **options)
     for parents in (1, 2, 3, 5):
         yield case(f"{parents} weights", parents=parents, kind="arithmetic", weighted=True)
+    many = {"kind": "arithmetic", "weighted": True, "away": True}
+    for parents, genes in itertools.product((2, 5, 6, 33), (1, 70, 2049)):
+        yield case(f"{parents} weights of both signs, {genes} genes", genes, 4, parents, **many)
+    for parents in (8, 9):
+        yield case(f"{parents} weights, one slot", 4113, 1, parents, strength=0, **many)
     for place in ({"first": 2**32 - 4}, {"first": 2**32 - 1}, {"generation": 2**32 - 1}):
         yield case(f"{place}", kind="rows", layout=ROWS, **place)
     for seed in (0, 2**32 - 1, 2**32, 2**64 - 1):

@@ -473,13 +473,13 @@ def test_the_command_runs_and_says_where_everything_is(digits, tmp_path, monkeyp
     monkeypatch.setattr(datasets, "load", lambda name: replace(digits, name=name))
     monkeypatch.chdir(tmp_path)
     settings = ["--population", "10", "--batch", "32", "--generations", "3", "--log-every", "1"]
-    assert main(["ea", "mnist", "--preset", "quick", *settings]) == 0
+    assert main(["ea", "mnist", "--preset", "thesis-test", *settings]) == 0
     output = capsys.readouterr().out
     assert "generation 3/3" in output
     assert "test accuracy" in output
-    assert "runs/mnist-quick/best.safetensors" in output
-    config = json.loads((tmp_path / "runs/mnist-quick/config.json").read_text())
-    assert (config["population"], config["crossover_share"]) == (10, 0.9)
+    assert "runs/mnist-thesis-test/best.safetensors" in output
+    config = json.loads((tmp_path / "runs/mnist-thesis-test/config.json").read_text())
+    assert (config["population"], config["crossover_share"]) == (10, 0.75)
 
 
 def test_the_command_reports_a_setting_out_of_range_without_a_traceback(capsys):

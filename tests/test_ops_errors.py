@@ -213,13 +213,13 @@ WRONG: list[tuple[Callable[..., Any], dict[str, Any], type[EvokernError], str]] 
         vary,
         {"kind": "arithmetic", "weights": np.full((2, 3), 0.6, F)},
         ArgumentError,
-        "weights: expected non-negative shares that sum to 1...weights[:, 0] = ...divide by",
+        "weights: expected finite numbers that sum to 1...weights[:, 0] = ...divide by",
     ),
     (
         vary,
-        {"kind": "arithmetic", "weights": np.array([[0.5, 0.5, 1.5], [0.5, 0.5, -0.5]], F)},
+        {"kind": "arithmetic", "weights": np.array([[0.5, 0.5, np.inf], [0.5, 0.5, -np.inf]], F)},
         ArgumentError,
-        "weights: ...weights[:, 2] = [1.5, -0.5]",
+        "weights: ...weights[:, 2] = [inf, -inf]",
     ),
     (
         vary,

@@ -7,6 +7,14 @@ namespace {
 
 // Genes per task: few enough to share one genome between threads, enough to amortise a task.
 constexpr i64 kTaskGenes = 32768;
+// Where there are fewer offspring than this, tasks are smaller, so that all threads have some.
+constexpr i64 kFewSlots = 32;
+constexpr i64 kTaskGenesOfFewSlots = 2048;
+
+// With more parents than kFewParents a weighted mean goes parent by parent over kStretch genes: the
+// sums stay in the first cache, and few rows are read at a time.
+constexpr i64 kFewParents = 4;
+constexpr i64 kStretch = 2048;
 
 // One offspring: how its genes come about. The loops over genes keep a copy of their own, so that
 // the compiler knows that no store changes it.
@@ -69,10 +77,45 @@ void make_genes(const Offspring& offspring, i64 begin, i64 end, CrossoverKind ki
   if (gene < end) make_group(o, gene, end - gene, kind, mutates, streaming);
 }
 
+// Adds the parents from `r` on, at most kFewParents of them, to the genes of one group.
+EVK_INLINE void add_parents(const Offspring& o, i64 r, i64 gene, i64 count) {
+  const i64 last = r + kFewParents < o.parent_count ? r + kFewParents : o.parent_count;
+  FloatGroup sum = load_group(o.out + gene, count);
+  for (; r < last; ++r) {
+    const FloatGroup other = load_group(o.parent(r) + gene, count);
+    const Float weight = Element<Float>::all(o.weight(r));
+    for (int i = 0; i < kParts; ++i) sum.part[i] = sum.part[i] + weight * other.part[i];
+  }
+  store_group(o.out + gene, sum, count, false);
+}
+
+// As recombine_arithmetic, in another order of the loops.
+void recombine_many(const Offspring& offspring, i64 begin, i64 end) {
+  const Offspring o = offspring;
+  const Float weight = Element<Float>::all(o.weight(0));
+  for (i64 start = begin; start < end; start += kStretch) {
+    const i64 stop = start + kStretch < end ? start + kStretch : end;
+    const auto count = [&](i64 gene) { return gene + kGroup < stop ? kGroup : stop - gene; };
+    for (i64 gene = start; gene < stop; gene += kGroup) {
+      FloatGroup child = load_group(o.first + gene, count(gene));
+      for (int i = 0; i < kParts; ++i) child.part[i] = weight * child.part[i];
+      store_group(o.out + gene, child, count(gene), false);
+    }
+    for (i64 r = 1; r < o.parent_count; r += kFewParents) {
+      for (i64 gene = start; gene < stop; gene += kGroup) add_parents(o, r, gene, count(gene));
+    }
+  }
+}
+
 void make_offspring(const Offspring& o, i64 begin, i64 end, bool streaming) {
   const CrossoverKind kind = o.kind();
-  if (kind != CrossoverKind::kRows) return make_genes(o, begin, end, kind, streaming);
-  recombine_rows(o, o.params.parts, o.params.part_count, o.out, begin, end);
+  const bool many = kind == CrossoverKind::kArithmetic && o.parent_count > kFewParents;
+  if (!many && kind != CrossoverKind::kRows) return make_genes(o, begin, end, kind, streaming);
+  if (many) {
+    recombine_many(o, begin, end);
+  } else {
+    recombine_rows(o, o.params.parts, o.params.part_count, o.out, begin, end);
+  }
   if (!o.mutates()) return;
   Offspring recombined = o;
   recombined.first = o.out;
@@ -118,12 +161,13 @@ void crossover_mutate(const CrossoverMutateParams& p) {
       vectors_fit(p.out, p.out_stride) && p.slots * p.genes * i64{4} > kStreamingBytes;
   // Row-wise crossover runs over the whole genome at once: one task per offspring.
   const bool whole = p.kind == CrossoverKind::kRows || p.genes == 0;
-  const i64 task_genes = whole ? (p.genes > 0 ? p.genes : 1) : kTaskGenes;
+  const i64 part = p.slots < kFewSlots ? kTaskGenesOfFewSlots : kTaskGenes;
+  const i64 task_genes = whole ? (p.genes > 0 ? p.genes : 1) : part;
   const i64 tasks_per_slot = (p.genes + task_genes - 1) / task_genes;
 #pragma omp parallel
   {
     const FloatEnvironment environment;
-#pragma omp for schedule(dynamic, 4)
+#pragma omp for schedule(dynamic)
     for (i64 task = 0; task < p.slots * tasks_per_slot; ++task) {
       const Offspring o(p, task / tasks_per_slot);
       const i64 begin = task % tasks_per_slot * task_genes;

@@ -12,24 +12,18 @@ import tyro
 
 from evokern.commands.training import Report, problem_of
 from evokern.drivers.ea import EAConfig
-from evokern.drivers.train import RunConfig, settings_of, train
+from evokern.drivers.es import ESConfig
+from evokern.drivers.train import RunConfig, WatchConfig, settings_of, train
+from evokern.drivers.train_es import es_settings, train_es
 from evokern.problems.classification import ClassificationConfig
 
-PRESETS: dict[str, tuple[EAConfig, ClassificationConfig]] = {
+PRESETS: dict[str, tuple[EAConfig | ESConfig, ClassificationConfig]] = {
     "quick": (
-        EAConfig(
-            population=128,
-            generations=2800,
-            elites=1,
-            crossover_share=0.9,
-            crossover_then_mutation=True,
-            truncation=0.3,
-            mutation="uniform",
-            sigma=0.007,
-            sigma_schedule="exponential",
-            sigma_decay=0.99927,
-            sigma_period=1,
-        ),
+        ESConfig(generations=4000, turns=(1, 1, 5), sigma_decay=0.9992),
+        ClassificationConfig(batch=256, sampling="importance"),
+    ),
+    "best": (
+        ESConfig(generations=20000, turns=(1, 1, 5), sigma_decay=0.9997),
         ClassificationConfig(batch=256, sampling="importance"),
     ),
     "thesis-validation": (EAConfig(), ClassificationConfig()),
@@ -40,25 +34,23 @@ PRESETS: dict[str, tuple[EAConfig, ClassificationConfig]] = {
 }
 """Settings by name; the thesis' are those of Table 5.1."""
 
+PresetName = Literal["quick", "best", "thesis-validation", "thesis-test"]
+
 DEFAULT_PRESET = "thesis-validation"
 
 
 @dataclass(frozen=True)
-class EACommand:
-    """Evolve the thesis' network on a data set.
-
-    A command given again goes on where the run stopped; SIGINT (Ctrl-C) and SIGTERM save first.
-    """
+class _Training:
+    """What both algorithms are told."""
 
     dataset: tyro.conf.Positional[str]
     """What to learn (mnist, fashion-mnist, digits, ...); fetched if it is not in the data cache."""
-    ea: tyro.conf.OmitArgPrefixes[EAConfig] = field(default_factory=EAConfig)
     problem: tyro.conf.OmitArgPrefixes[ClassificationConfig] = field(
         default_factory=ClassificationConfig
     )
-    run: tyro.conf.OmitArgPrefixes[RunConfig] = field(default_factory=RunConfig)
-    preset: Literal["quick", "thesis-validation", "thesis-test"] = "thesis-validation"
-    """Settings to start from; the other flags change them."""
+    preset: PresetName = "thesis-validation"
+    """Settings to start from; the other flags change them. quick and best are of the evolution
+    strategy, the thesis' of the genetic algorithm, and each has the flags of its algorithm."""
     run_dir: Path | None = None
     """Folder of the run; default runs/DATASET-PRESET, with a number where that holds another."""
     threads: int | None = None
@@ -67,22 +59,51 @@ class EACommand:
     """Where populations and data are: cpu, cuda, cuda:1, ... The results are the same bits."""
 
 
+@dataclass(frozen=True)
+class EACommand(_Training):
+    """Evolve the thesis' network on a data set by the genetic algorithm of chapter 5.
+
+    A command given again goes on where the run stopped; SIGINT (Ctrl-C) and SIGTERM save first.
+    """
+
+    ea: tyro.conf.OmitArgPrefixes[EAConfig] = field(default_factory=EAConfig)
+    run: tyro.conf.OmitArgPrefixes[RunConfig] = field(default_factory=RunConfig)
+
+
+@dataclass(frozen=True)
+class ESCommand(_Training):
+    """Evolve the thesis' network on a data set by the evolution strategy of chapter 8.
+
+    A command given again goes on where the run stopped; SIGINT (Ctrl-C) and SIGTERM save first.
+    """
+
+    es: tyro.conf.OmitArgPrefixes[ESConfig] = field(default_factory=ESConfig)
+    run: tyro.conf.OmitArgPrefixes[WatchConfig] = field(default_factory=WatchConfig)
+
+
 def main(arguments: Sequence[str]) -> int:
     """Runs the command."""
     command = _parse(arguments)
+    config = command.ea if isinstance(command, EACommand) else command.es
     problem = problem_of(
         command.dataset,
         command.problem,
-        seed=command.ea.seed,
+        seed=config.seed,
         threads=command.threads,
         device=command.device,
     )
-    settings = settings_of(problem, command.ea, command.run)
+    if isinstance(command, EACommand):
+        settings = settings_of(problem, command.ea, command.run)
+    else:
+        settings = es_settings(problem, command.es, command.run)
     report = Report(command.run_dir, f"{command.dataset}-{command.preset}", settings)
     report.start(
-        f"{command.ea.population} networks of {problem.network.layout.size:,} genes on "
-        f"{problem.name}, {command.ea.generations} generations of {command.problem.batch} samples"
+        f"{config.population} networks of {problem.network.layout.size:,} genes on "
+        f"{problem.name}, {config.generations} generations of {command.problem.batch} samples"
     )
+    if isinstance(command, ESCommand):
+        report.end(problem, train_es(problem, command.es, report.folder, command.run))
+        return 0
     result = train(problem, command.ea, report.folder, command.run)
     report.end(
         problem,
@@ -93,11 +114,15 @@ def main(arguments: Sequence[str]) -> int:
     return 0
 
 
-def _parse(arguments: Sequence[str]) -> EACommand:
-    """The preset decides the other flags' defaults, so it is read first."""
+def _parse(arguments: Sequence[str]) -> EACommand | ESCommand:
+    """The preset decides the algorithm and the other flags' defaults, so it is read first."""
     first = argparse.ArgumentParser(prog="evokern ea", add_help=False, allow_abbrev=False)
     first.add_argument("--preset", choices=list(PRESETS), default=DEFAULT_PRESET)
     chosen = first.parse_known_args(list(arguments))[0].preset
-    ea, problem = PRESETS[chosen]
-    default = EACommand(tyro.MISSING, ea=ea, problem=problem, preset=chosen)
-    return tyro.cli(EACommand, args=list(arguments), prog="evokern ea", default=default)
+    config, problem = PRESETS[chosen]
+    default: EACommand | ESCommand
+    if isinstance(config, ESConfig):
+        default = ESCommand(tyro.MISSING, es=config, problem=problem, preset=chosen)
+    else:
+        default = EACommand(tyro.MISSING, ea=config, problem=problem, preset=chosen)
+    return tyro.cli(type(default), args=list(arguments), prog="evokern ea", default=default)

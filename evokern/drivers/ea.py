@@ -23,7 +23,7 @@ from evokern.errors import ArgumentError, DtypeError, FitnessError, ShapeError, 
 from evokern.layout import GenomeLayout
 from evokern.lineage import Lineages, founders
 from evokern.population import Population, allocate_genomes
-from evokern.schedules import cosine_cycle, exponential_decay, power_decay
+from evokern.schedules import sigma_at
 from evokern.selection import draw_exponential_rank, draw_tournament, draw_truncation, rank
 
 __all__ = ["EA", "EAConfig", "Problem", "breed", "first_generation", "next_generation", "survive"]
@@ -275,18 +275,6 @@ def adapt_sigma(sigma: F32, config: EAConfig, generation: int) -> F32:
     if config.sigma_schedule != "self_adaptive" or config.sigma_first:
         return sigma
     return _mutated_sigma(sigma, config, generation)
-
-
-def sigma_at(config: EAConfig, generation: int) -> np.float32:
-    """The schedule's mutation strength in generation 1, 2, ... (Eq. 5.3)."""
-    step = generation - 1
-    if config.sigma_schedule == "exponential":
-        return exponential_decay(config.sigma, config.sigma_decay, step, period=config.sigma_period)
-    if config.sigma_schedule == "power":
-        return power_decay(config.sigma, config.sigma_exponent, step, period=config.sigma_period)
-    if config.sigma_schedule == "cosine":
-        return cosine_cycle(config.sigma, config.sigma_min, step, period=config.sigma_period)
-    return np.float32(config.sigma)
 
 
 def inherit_fitness(population: Population, parents: I32, config: EAConfig) -> F32:

@@ -44,8 +44,8 @@ F32 = npt.NDArray[np.float32]
 
 
 @dataclass(frozen=True)
-class RunConfig:
-    """How a run is watched, kept and finished; nothing here changes what is evolved."""
+class WatchConfig:
+    """How a run is watched and kept; nothing here changes what is evolved."""
 
     log_every: int = 25
     """Generations between two records of metrics.jsonl."""
@@ -53,15 +53,26 @@ class RunConfig:
     """Generations between two checkpoints."""
     keep: int = 2
     """Checkpoints that stay; older ones are deleted."""
-    finalists: int = 100
-    """Fittest individuals of the last population that the hold-out part chooses among."""
-    ensemble: int = 10
-    """Best distinct individuals by hold-out accuracy whose mean logits are the ensemble."""
     tensorboard: bool = False
     """Write the records for TensorBoard too (extra tensorboard)."""
 
     def __post_init__(self) -> None:
-        for name in ("log_every", "checkpoint_every", "keep", "finalists", "ensemble"):
+        for name in ("log_every", "checkpoint_every", "keep"):
+            integer(name, getattr(self, name), 1, 2**31 - 1)
+
+
+@dataclass(frozen=True)
+class RunConfig(WatchConfig):
+    """How a run is watched, kept and finished; nothing here changes what is evolved."""
+
+    finalists: int = 100
+    """Fittest individuals of the last population that the hold-out part chooses among."""
+    ensemble: int = 10
+    """Best distinct individuals by hold-out accuracy whose mean logits are the ensemble."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name in ("finalists", "ensemble"):
             integer(name, getattr(self, name), 1, 2**31 - 1)
 
 
@@ -204,21 +215,26 @@ def read_lineages(checkpoint: Checkpoint, n: int) -> Lineages:
 
 def measure(problem: Classification, population: Population, generation: int) -> dict[str, Any]:
     """One metrics record: fitness of the population, accuracy of its best on both parts."""
-    fitness = population.fitness
-    best = int(rank(fitness)[0])
-    genome = population.genome(best)[None]
+    genome = population.genome(int(rank(population.fitness)[0]))[None]
     batch = problem.batch(generation)
+    return {
+        **progress_of(problem, generation, population.fitness),
+        "sigma/mean": float(population.sigma.mean(dtype=np.float64)),
+        "batch_accuracy/best": float(problem.accuracy(genome, batch)[0]),
+        "holdout_accuracy/best": float(problem.accuracy(genome, problem.holdout)[0]),
+    }
+
+
+def progress_of(problem: Classification, generation: int, fitness: F32) -> dict[str, Any]:
+    """What every record says of a generation and its fitness [S]."""
     usable = fitness[np.isfinite(fitness)]
     return {
         "generation": generation,
         "samples": generation * problem.config.batch,
-        "fitness/best": finite_or_none(fitness[best]),
+        "fitness/best": finite_or_none(fitness[rank(fitness)[0]]),
         "fitness/median": finite_or_none(np.median(usable)) if len(usable) else None,
         "fitness/nan": int(np.isnan(fitness).sum()),
         "fitness/infinite": int(np.isinf(fitness).sum()),
-        "sigma/mean": float(population.sigma.mean(dtype=np.float64)),
-        "batch_accuracy/best": float(problem.accuracy(genome, batch)[0]),
-        "holdout_accuracy/best": float(problem.accuracy(genome, problem.holdout)[0]),
     }
 
 

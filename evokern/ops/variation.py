@@ -109,8 +109,8 @@ def crossover_mutate(
             ``none`` (parent 0).
         rate: chance in [0, 1] that a gene (unit) comes from a parent other than the first; which
             of the R - 1 is drawn too.
-        weights: float32 [R, S] of arithmetic crossover, non-negative, sum 1 within 1e-6 per
-            offspring; None means 1/R each.
+        weights: float32 [R, S] of arithmetic crossover, sum 1 within 1e-6 per offspring; negative
+            ones lead away from a parent. None means 1/R each.
         mutation_rate: chance in [0, 1] per gene that it is mutated.
         distribution: ``normal`` (Eq. 4.3), ``uniform`` on [-1, 1) or ``cauchy``; times sigma.
         layout: the genome layout, for ``rows``.

@@ -198,25 +198,59 @@ class Classification:
 
     def evaluate(self, genomes: F32, rows: I32, generation: int) -> F32:
         """Fitness float32 [S] of individuals in ``rows`` of a bank, on the generation's batch."""
-        if self._importance is not None and generation % self.config.importance_every == 0:
-            self._importance.tell(self._errors(_devices.take(genomes, rows[:1].astype(np.int64))))
+        if self._importance_is_due(generation):
+            self._measure_importance(_devices.take(genomes, rows[:1].astype(np.int64)))
         return self.fitness(genomes, rows, self.batch(generation))
 
-    def fitness(self, genomes: F32, rows: I32, part: Part) -> F32:
-        """The objective float32 [S] on a part. Raises ObjectiveError naming who failed."""
+    def evaluate_tails(
+        self, centre: F32, block: int, tails: F32, rows: I32, generation: int
+    ) -> F32:
+        """As ``evaluate``, of individuals that have a centre's genes before parameter ``block``.
+
+        Args:
+            centre: float32 [1, G]. What comes before the block runs once for all.
+            block: see ``Network.split``.
+            tails: float32 [Q, G'], genes of the block and of all after it.
+            rows: int32 [S] of ``tails``.
+            generation: whose batch it is.
+
+        Raises ArgumentError where genes are no weights.
+        """
+        if self._phenotype is not None:
+            wanted = "direct, where layers are the same for all"
+            raise ArgumentError(message("phenotype", wanted, self.config.phenotype))
+        if self._importance_is_due(generation):
+            self._measure_importance(centre)
+        head, tail = self.network.split(block)
+        genes = self.layout.size - tail.layout.size
+        part = self.batch(generation)
+        if head.layers:
+            precision = self.config.precision
+            outputs = ops.network_forward(centre[:, :genes], head, part.x, precision=precision)
+            part = Part(outputs[0], part.y, part.weights)
+        return self.fitness(tails, rows, part, tail)
+
+    def fitness(self, genomes: F32, rows: I32, part: Part, network: Network | None = None) -> F32:
+        """The objective float32 [S] on a part. Raises ObjectiveError naming who failed.
+
+        ``network``: what takes the genomes and the part; None means the problem's.
+        """
+        network = network or self.network
         fitness = np.empty(len(rows), np.float32)
         for slots, bank, index in self._weights(genomes, rows, part):
             if self._objective is None:
-                fitness[slots] = self._fused_fitness(bank, index, part)
+                fitness[slots] = self._fused_fitness(bank, index, part, network)
             else:
-                logits = self._logits(bank, index, part)
+                logits = self._logits(bank, index, part, network)
                 fitness[slots] = _apply(self._objective, logits, part.y, slots.start)
         return fitness
 
     def logits(self, genomes: F32, part: Part) -> F32:
         """Outputs float32 [n, N, C] of genomes [n, G]."""
         rows = np.arange(len(genomes), dtype=np.int32)
-        pieces = [self._logits(b, i, part) for _, b, i in self._weights(genomes, rows, part)]
+        pieces = [
+            self._logits(b, i, part, self.network) for _, b, i in self._weights(genomes, rows, part)
+        ]
         return np.concatenate(pieces)
 
     def accuracy(self, genomes: F32, part: Part) -> npt.NDArray[np.float64]:
@@ -224,7 +258,7 @@ class Classification:
         rows = np.arange(len(genomes), dtype=np.int32)
         right = np.zeros(len(rows), np.int64)
         for slots, bank, index in self._weights(genomes, rows, part):
-            right[slots] = self._correct(bank, index, part)
+            right[slots] = self._correct(bank, index, part, self.network)
         return right / len(part.y)
 
     def weights(self, genome: F32) -> F32:
@@ -296,14 +330,14 @@ class Classification:
             raise ObjectiveError(message("phenotype", wanted, got))
         out[:] = weights
 
-    def _fused_fitness(self, bank: F32, index: I32, part: Part) -> F32:
+    def _fused_fitness(self, bank: F32, index: I32, part: Part, network: Network) -> F32:
         if self.config.objective == "accuracy":
-            right = self._correct(bank, index, part)
+            right = self._correct(bank, index, part, network)
             return (right / len(part.y)).astype(np.float32)
         mse = self.config.objective == "mse"
         loss, _ = ops.network_loss(
             bank,
-            self.network,
+            network,
             part.x,
             self._targets(part.y) if mse else part.y,
             index=index,
@@ -320,26 +354,28 @@ class Classification:
         targets: F32 = _devices.from_host(self.device, hot)
         return targets
 
-    def _correct(self, bank: F32, index: I32, part: Part) -> I64:
+    def _correct(self, bank: F32, index: I32, part: Part, network: Network) -> I64:
         """Right predictions int64 [S]."""
-        if self.network.output_shape[0] == 1:
-            right = predictions(self._logits(bank, index, part)) == _devices.to_host(part.y)
-            return np.asarray(right.sum(axis=1))
+        if network.output_shape[0] == 1:
+            right = predictions(self._logits(bank, index, part, network))
+            return np.asarray((right == _devices.to_host(part.y)).sum(axis=1))
         _, correct = ops.network_loss(
-            bank, self.network, part.x, part.y, index=index, precision=self.config.precision
+            bank, network, part.x, part.y, index=index, precision=self.config.precision
         )
         return _devices.to_host(correct).astype(np.int64)
 
-    def _errors(self, genome: F32) -> F32:
-        """How wrong a genome [1, G] is on each training sample, float32 [N]."""
-        (logits,) = self.logits(genome, self.train)
-        return errors_of(logits, _devices.to_host(self.train.y))
+    def _importance_is_due(self, generation: int) -> bool:
+        return self._importance is not None and generation % self.config.importance_every == 0
 
-    def _logits(self, bank: F32, index: I32, part: Part) -> F32:
+    def _measure_importance(self, genome: F32) -> None:
+        """Tells the sampler how wrong a genome [1, G] is on each training sample."""
+        assert self._importance is not None
+        (logits,) = self.logits(genome, self.train)
+        self._importance.tell(errors_of(logits, _devices.to_host(self.train.y)))
+
+    def _logits(self, bank: F32, index: I32, part: Part, network: Network) -> F32:
         return _devices.to_host(
-            ops.network_forward(
-                bank, self.network, part.x, index=index, precision=self.config.precision
-            )
+            ops.network_forward(bank, network, part.x, index=index, precision=self.config.precision)
         )
 
     def _part(self, images: npt.NDArray[np.uint8], labels: Labels) -> Part:

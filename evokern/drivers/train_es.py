@@ -1,0 +1,128 @@
+"""A run of the evolution strategy on a classification problem, from start to finish.
+
+Its state is two genomes, the centre and the average of centres, and the number of the generation.
+The average is the run's network.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from evokern import _devices
+from evokern.checkpoint import Checkpoint, describe, read_rows, write_json
+from evokern.drivers.es import ES, ESConfig, next_generation
+from evokern.drivers.run import Run
+from evokern.drivers.train import F32, WatchConfig, in_short, progress_of, save_model
+from evokern.metrics import CONFIG_FORMAT, METRICS, RESULT
+from evokern.plots import plot_curve
+from evokern.problems.classification import Classification
+from evokern.schedules import sigma_at
+
+
+@dataclass(frozen=True)
+class ESResult:
+    """What a run reached. Accuracies are shares of right predictions."""
+
+    generations: int
+    seconds: float
+    holdout_accuracy: float
+    test_accuracy: float
+
+
+def train_es(
+    problem: Classification,
+    config: ESConfig,
+    folder: str | Path,
+    options: WatchConfig | None = None,
+) -> ESResult:
+    """Runs the strategy in ``folder``, from its newest checkpoint if there is one.
+
+    Leaves best.safetensors, curves.png and, last, result.json; a run that is finished is only read.
+    Errors and signals: see ``drivers.run.Run``.
+    """
+    options = options or WatchConfig()
+    with Run(
+        Path(folder),
+        es_settings(problem, config, options),
+        "generation",
+        config.generations,
+        log_every=options.log_every,
+        checkpoint_every=options.checkpoint_every,
+        keep=options.keep,
+        tensorboard=options.tensorboard,
+    ) as run:
+        if result := run.result(ESResult):
+            return result
+        es = ES(problem.layout, config, problem.device)
+        run.restore(partial(_restore, es, problem))
+        for generation in run.steps():
+            fitness = next_generation(es, problem)
+            if run.logs:
+                record = _measure(es, problem, fitness, generation)
+                run.record(record, in_short(record))
+            if run.saves:
+                run.save({**es.state(), **problem.state()})
+        return _finish(es, problem, run)
+
+
+def es_settings(problem: Classification, config: ESConfig, options: WatchConfig) -> dict[str, Any]:
+    """What config.json holds: all that decides what a run computes and records."""
+    return {
+        "format": CONFIG_FORMAT,
+        "algorithm": "es",
+        "dataset": problem.name,
+        **problem.settings(),
+        **asdict(config),
+        "log_every": options.log_every,
+        "network": describe(problem.network),
+    }
+
+
+def _restore(es: ES, problem: Classification, checkpoint: Checkpoint) -> None:
+    """Raises CheckpointError when the checkpoint is of another kind."""
+    states = es.state(), problem.state()
+    for state in states:
+        for name, values in state.items():
+            state[name] = np.empty_like(values)
+            read_rows(checkpoint, name, state[name])
+    es.restore(states[0], checkpoint.step)
+    problem.restore(states[1])
+
+
+def _measure(es: ES, problem: Classification, fitness: F32, generation: int) -> dict[str, Any]:
+    """One metrics record: fitness of the offspring, accuracies of the average and the centre."""
+    centre, average = _accuracies(problem, es)
+    return {
+        **progress_of(problem, generation, fitness),
+        "sigma/mean": float(sigma_at(es.config, generation)),
+        "holdout_accuracy/best": average,
+        "holdout_accuracy/centre": centre,
+    }
+
+
+def _accuracies(problem: Classification, es: ES) -> tuple[float, float]:
+    """Of centre and average on the hold-out part."""
+    centre, average = (
+        float(problem.accuracy(genome, problem.holdout)[0]) for genome in (es.centre, es.average)
+    )
+    return centre, average
+
+
+def _finish(es: ES, problem: Classification, run: Run) -> ESResult:
+    """The test part is used here only, once, for the average."""
+    result = ESResult(
+        generations=run.step,
+        seconds=run.seconds,
+        holdout_accuracy=float(problem.accuracy(es.average, problem.holdout)[0]),
+        test_accuracy=float(problem.accuracy(es.average, problem.test)[0]),
+    )
+    save_model(problem, _devices.to_host(es.average)[0], run.folder / "best.safetensors")
+    picture = run.folder / "curves.png"
+    plot_curve(run.folder / METRICS, picture, test_accuracy=result.test_accuracy)
+    write_json(run.folder / RESULT, asdict(result))
+    return result

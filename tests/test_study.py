@@ -6,9 +6,10 @@ from pathlib import Path
 
 import pytest
 
+from evokern.archive import Archive, thinned
 from evokern.commands import repeat, study
 from evokern.drivers.config import EAConfig
-from evokern.errors import ArgumentError
+from evokern.errors import ArgumentError, CheckpointError
 from evokern.studies import FIGURES, HOLDOUT, SIGMA, Cell, studies
 
 CHILD = '''
@@ -192,3 +193,43 @@ def test_another_scale_needs_another_folder():
     with pytest.raises(ArgumentError, match="choose another folder by --out"):
         command("fig5.4", "--populations", "9", "--generations", "7")
     assert command("fig5.4", "--populations", "9", "--generations", "7", "--out", "other") == 0
+
+
+def test_runs_of_an_archive_are_not_made_again(capsys):
+    assert command("fig5.4", "--populations", "9", "--archive", "kept/runs.jsonl") == 0
+    found = outcome("fig5.4-9")
+    lines = Path("kept/runs.jsonl").read_text().splitlines()
+    assert len(lines) == 12
+    assert json.loads(lines[0])["name"].endswith("--sigma-schedule self_adaptive --seed 0")
+    capsys.readouterr()
+    arguments = ["fig5.4", "--populations", "9", "--out", "other", "--archive", "kept/runs.jsonl"]
+    assert command(*arguments) == 0
+    assert "12 of 12 runs are finished already" in capsys.readouterr().out
+    assert Path("kept/runs.jsonl").read_text().splitlines() == lines
+    assert json.loads(Path("other/fig5.4-9.json").read_text()) == found
+    # Another command is another run.
+    arguments = [*arguments[:3], "--generations", "7", "--out", "third", *arguments[-2:]]
+    assert command(*arguments) == 0
+    assert len(Path("kept/runs.jsonl").read_text().splitlines()) == 24
+
+
+def test_an_archive_that_is_none_is_named():
+    Path("runs.jsonl").write_text('{"name": "x"}\n')
+    with pytest.raises(CheckpointError, match=r"runs\.jsonl, line 1: expected a run of an archive"):
+        command("fig5.4", "--populations", "9", "--archive", "runs.jsonl")
+
+
+def test_an_archive_keeps_few_records():
+    records = [{"generation": n} for n in range(1, 101)]
+    assert [r["generation"] for r in thinned(records, 4)] == [1, 34, 67, 100]
+    assert thinned(records[:3], 9) == records[:3]
+    assert thinned(records[:1], 9) == records[:1]
+    for most in range(2, 40):
+        assert len(thinned(records, most)) <= most
+    folder = Path("run")
+    folder.mkdir()
+    (folder / "config.json").write_text('{"format": 1}')
+    (folder / "metrics.jsonl").write_text('{"generation": 1}\n')
+    with pytest.raises(CheckpointError, match="run: the run is not finished"):
+        Archive(Path("runs.jsonl")).add("name", folder)
+    assert not Path("runs.jsonl").exists()

@@ -14,6 +14,7 @@ from typing import Annotated
 
 import tyro
 
+from evokern.archive import thinned
 from evokern.checkpoint import write_json
 from evokern.metrics import CONFIG, METRICS, RESULT, read_run
 
@@ -39,9 +40,7 @@ def main() -> None:
         if len(command.runs) > 1:
             place /= f"seed-{run.config['seed']}"
         place.mkdir(parents=True, exist_ok=True)
-        last = len(run.records) - 1
-        step = max(1, -(-last // (RECORDS - 1)))
-        kept = [*run.records[:last:step], run.records[last]]
+        kept = thinned(run.records, RECORDS)
         (place / METRICS).write_text("".join(json.dumps(record) + "\n" for record in kept))
         write_json(place / CONFIG, run.config)
         if run.result is not None:

@@ -7,14 +7,17 @@ what came out.
 
 from __future__ import annotations
 
+import shlex
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
 import tyro
 
+from evokern.archive import Archive
 from evokern.checkpoint import write_json
 from evokern.commands.repeat import Trial, flag_of, remember, run_trials
 from evokern.comparison import Group, last_value, mann_whitney, scipy_stats, summarise
@@ -55,6 +58,9 @@ class StudyCommand:
     """What to learn."""
     out: Path = Path("runs/study")
     """Folder for all runs and for what comes of them."""
+    archive: Path | None = None
+    """File to which finished runs are added, a line each. A run that is in there already is taken
+    from it: a study may be made in parts, on several machines."""
 
     def __post_init__(self) -> None:
         least = {"seeds": 1, "first_seed": 0, "jobs": 1, "generations": 1}
@@ -84,10 +90,14 @@ def main(arguments: Sequence[str]) -> int:
             for seed in range(command.first_seed, command.first_seed + command.seeds)
             for name in cells
         ]
+        archive = Archive(command.archive) if command.archive else None
+        settle = partial(_settle, archive=archive)
         for trial in trials:
+            if archive and not trial.finished and _archived(trial) in archive:
+                archive.extract(_archived(trial), trial.folder)
             if trial.finished:
-                drop_checkpoints(trial)
-        failed, stopped_by = run_trials(trials, command.jobs, after=drop_checkpoints)
+                settle(trial)
+        failed, stopped_by = run_trials(trials, command.jobs, after=settle)
         finished = all(trial.finished for trial in trials)
         if finished:
             runs: dict[str, list[Run]] = {name: [] for name in cells}
@@ -101,6 +111,18 @@ def main(arguments: Sequence[str]) -> int:
         print("stopped; the same command goes on from there", file=sys.stderr)
         return 128 + stopped_by
     return int(bool(failed))
+
+
+def _archived(trial: Trial) -> str:
+    """A run's name in an archive: its whole command and its seed."""
+    return f"{shlex.join(trial.words)} --seed {trial.seed}"
+
+
+def _settle(trial: Trial, archive: Archive | None) -> None:
+    """What becomes of a finished run."""
+    drop_checkpoints(trial)
+    if archive and _archived(trial) not in archive:
+        archive.add(_archived(trial), trial.folder)
 
 
 def drop_checkpoints(trial: Trial) -> None:

@@ -50,6 +50,7 @@ _COUNTS = {
     "seed": (0, 2**64 - 1),
 }
 _AMOUNTS = ("sigma", "sigma_exponent", "sigma_min", "learning_rate")
+_SHARES = ("weight_decay", "average_share")
 _LARGEST = 2.0**64
 _MOST_TURNS = 10_000
 
@@ -76,10 +77,12 @@ class ESConfig:
     """What the cosine falls to."""
     learning_rate: float = 14.0
     """Step of the centre along the natural gradient (Eq. 8.9)."""
+    weight_decay: float = 0.0
+    """Share of the mutated weights that the centre loses per generation, shrinking as sigma."""
     turns: tuple[int, ...] = (1,)
     """How often generations mutate from the first, second, ... layer with genes on, in turn."""
     average_share: float = 0.1
-    """Share of the generations so far that the average of centres spans; it is what is kept."""
+    """Share of the generations so far that the average of centres spans; 0: only the last."""
     init: InitScheme = "glorot_uniform"
     """How the first centre is drawn."""
     seed: int = 0
@@ -90,13 +93,14 @@ class ESConfig:
         one_of("init", self.init, INIT_SCHEMES)
         for name, (least, most) in _COUNTS.items():
             self._set(name, integer(name, getattr(self, name), least, most))
-        for name in (*_AMOUNTS, "sigma_decay", "average_share"):
+        for name in (*_AMOUNTS, *_SHARES, "sigma_decay"):
             number(name, getattr(self, name))
             self._set(name, float(getattr(self, name)))
         for name in _AMOUNTS:
             self._expect(name, 0 <= getattr(self, name) <= _LARGEST, "a number in [0, 2^64]")
+        for name in _SHARES:
+            self._expect(name, 0 <= getattr(self, name) <= 1, "a share in [0, 1]")
         self._expect("sigma_decay", 0 < self.sigma_decay <= 1, "a factor in (0, 1]")
-        self._expect("average_share", 0 < self.average_share <= 1, "a share in (0, 1]")
         turns = tuple(integer("turns", turn, 0, _MOST_TURNS) for turn in self.turns)
         self._set("turns", turns)
         self._expect("turns", 0 < sum(turns) <= _MOST_TURNS, f"1 to {_MOST_TURNS} turns in all")
@@ -166,7 +170,7 @@ class ES:
         self._kept = allocate_genomes(3, layout.size, device)  # the centre, averages in turn
         self._average_row = 1
         self._asked = False
-        self._mutants: dict[int, F32] = {}  # per block
+        self._banks: dict[int, F32] = {}
         for row in (0, 1):
             ops.init_genomes(
                 layout, 1, seed=config.seed, scheme=config.init, out=self._kept[row : row + 1]
@@ -188,20 +192,19 @@ class ES:
         genomes = allocate_genomes(len(rows), self.layout.size, self._device)
         first = self.layout.offsets[block]
         genomes[:, :first] = self.centre[:, :first]
-        genomes[:, first:] = tails[1:]
+        genomes[:, first:] = tails[1:-1]
         return genomes
 
     def ask_tails(self) -> tuple[int, F32, I32]:
-        """The same without a copy: (block, tails [1 + S, G'], rows int32 [S] of it).
+        """The same without a copy: (block, tails [1 + S + 1, G'], rows int32 [S] of it).
 
         Offspring have the centre's genes before parameter block ``block``, then their tail. Row 0
-        is the centre's own.
+        is the centre's own, the last row is +0.
         """
         config, n = self.config, self.config.population
         block = config.block_at(self.generation)
         centre = self.centre[:, self.layout.offsets[block] :]
-        if block not in self._mutants:
-            self._mutants[block] = allocate_genomes(1 + n, centre.shape[1], self._device)
+        tails = self._bank(block)
         sigma = np.full(1 + n, sigma_at(config, self.generation), np.float32)
         sigma[0] = 0
         ops.crossover_mutate(
@@ -211,10 +214,10 @@ class ES:
             kind="none",
             seed=config.seed,
             generation=self.generation,
-            out=self._mutants[block],
+            out=tails[: 1 + n],
         )
         self._asked = True
-        return block, self._mutants[block], np.arange(1, 1 + n, dtype=np.int32)
+        return block, tails, np.arange(1, 1 + n, dtype=np.int32)
 
     def tell(self, fitness: npt.ArrayLike) -> None:
         """Takes the fitness [S] of what was asked for; higher is better, NaN counts as the worst.
@@ -225,7 +228,7 @@ class ES:
             raise ArgumentError(message("tell", "a call of ask() before", "none since the last"))
         told = checked_fitness(fitness, self.config.population, self.generation)
         block = self.config.block_at(self.generation)
-        tails = self._mutants[block]
+        tails = self._bank(block)
         self._combine(tails, range(len(tails)), self._weights(told), self.layout.offsets[block], 0)
         self._average_in()
         self._asked = False
@@ -246,14 +249,28 @@ class ES:
         self._asked = False
 
     def _weights(self, fitness: F32) -> F32:
-        """Of the centre and its offspring, float32 [1 + S]: their sum is 1."""
-        rate = np.float32(self.config.learning_rate / len(fitness))
-        steps = rate * rank_utilities(-fitness)
-        return np.concatenate([[np.float32(1 - math.fsum(steps))], steps])
+        """Of the centre, its offspring and the origin, float32 [1 + S + 1]: their sum is 1."""
+        config = self.config
+        steps = np.float32(config.learning_rate / len(fitness)) * rank_utilities(-fitness)
+        decay = np.float32(0)
+        if config.weight_decay:
+            sigma = float(sigma_at(config, self.generation))
+            decay = np.float32(config.weight_decay * (sigma / float(np.float32(config.sigma))))
+        return np.concatenate([[np.float32(1 - math.fsum([*steps, decay]))], steps, [decay]])
+
+    def _bank(self, block: int) -> F32:
+        """Where the tails of generations that begin at a block live, float32 [1 + S + 1, G']."""
+        if block not in self._banks:
+            genes = self.layout.size - self.layout.offsets[block]
+            bank = allocate_genomes(1 + self.config.population + 1, genes, self._device)
+            _devices.write(bank[-1:], np.zeros((1, genes), np.float32))
+            self._banks[block] = bank
+        return self._banks[block]
 
     def _average_in(self) -> None:
         """The average takes the newest centre in."""
-        newest = np.float32(1 / max(1.0, self.config.average_share * self.generation))
+        spans = max(1.0, self.config.average_share * self.generation)  # generations
+        newest = np.float32(1 / spans)
         weights = np.array([newest, np.float32(1) - newest], np.float32)
         before = self._average_row
         self._average_row = 3 - before  # the other of 1 and 2

@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from evokern import _devices, ops
-from evokern._values import integer, number, one_of
+from evokern._values import integer, number, one_of, share
 from evokern.backends.reference.random import counter_permutation
 from evokern.errors import ArgumentError, EvokernError, ObjectiveError, ShapeError, message
 from evokern.layout import GenomeLayout
@@ -41,6 +41,7 @@ from evokern.problems.phenotypes import (
     check_sign_scale,
     sign_of_weights,
 )
+from evokern.problems.shifts import shifted
 
 F32 = npt.NDArray[np.float32]
 I32 = npt.NDArray[np.int32]
@@ -101,6 +102,8 @@ class ClassificationConfig:
     """Share of the importance that is the same for all samples."""
     importance_every: int = 50
     """Generations after which the importance is measured anew, on the first individual."""
+    shift_share: float = 0.0
+    """Share of a batch's images that are moved by one pixel, in any of four directions."""
 
     def __post_init__(self) -> None:
         integer("batch", self.batch, 1, 2**31 - 1)
@@ -116,6 +119,7 @@ class ClassificationConfig:
             wanted = "a share in (0, 1]"
             raise ArgumentError(message("uniform_share", wanted, repr(self.uniform_share)))
         integer("importance_every", self.importance_every, 1, 2**31 - 1)
+        share("shift_share", self.shift_share)
         if self.sampling == "importance" and self.objective not in _WEIGHTED:
             wanted = f"{' or '.join(_WEIGHTED)} with sampling=importance"
             raise ArgumentError(message("objective", wanted, self.objective))
@@ -168,6 +172,7 @@ class Classification:
         self.seed = integer("seed", seed, 0, 2**64 - 1)
         self.mean = mean_image(dataset.train_images[train])
         self.train = self._part(dataset.train_images[train], dataset.train_labels[train])
+        self._images, self._train_samples = dataset.train_images, train
         self.holdout = self._part(dataset.train_images[holdout], dataset.train_labels[holdout])
         self.test = self._part(dataset.test_images, dataset.test_labels)
         self._own_objective, self._own_phenotype = objective, phenotype
@@ -268,9 +273,16 @@ class Classification:
     def batch(self, generation: int) -> Part:
         """What a generation is evaluated on; by importance, as it was measured last."""
         if self._importance is None:
-            return self.train.take(self.batch_of(generation))
-        samples, weights = self._importance.draw(self.config.batch, generation)
-        return self.train.take(samples, _devices.from_host(self.device, weights))
+            samples, weights = self.batch_of(generation), None
+        else:
+            samples, over_chance = self._importance.draw(self.config.batch, generation)
+            weights = _devices.from_host(self.device, over_chance)
+        if not self.config.shift_share:
+            return self.train.take(samples, weights)
+        images = self._images[self._train_samples[samples]]
+        moved = shifted(images, self.config.shift_share, seed=self.seed, generation=generation)
+        x = _devices.from_host(self.device, normalise(moved, self.mean))
+        return Part(x, _devices.take(self.train.y, samples), weights)
 
     def state(self) -> dict[str, F32]:
         """What a run must keep beside its population: the importance, if there is any."""

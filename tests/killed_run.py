@@ -19,9 +19,12 @@ from typing import Any, BinaryIO
 import tiny
 
 from evokern import files
+from evokern.drivers.es import ESConfig
 from evokern.drivers.train import train
+from evokern.drivers.train_es import train_es
 
 REQUEST = {"folder": "", "mode": "", "n": 0, "seconds": None, "config": {}, "options": {}}
+# "strategy" in a request: the settings of a run of the evolution strategy instead.
 FILE_EVENTS = ("open", "os.rename", "os.remove", "os.mkdir")
 real_write = files.write
 
@@ -72,6 +75,10 @@ def run(request: dict[str, Any]) -> None:
         kill_before_call(folder, request["n"])
     elif request["mode"]:
         kill_around_write(request["mode"], request["n"])
+    if "strategy" in request:
+        config = ESConfig(**request["strategy"])
+        train_es(tiny.problem_by_importance(), config, folder, tiny.WATCH)
+        return
     config = tiny.config(**request["config"])
     train(tiny.problem(), config, folder, tiny.options(**request["options"]))
 

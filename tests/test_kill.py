@@ -20,6 +20,8 @@ KILLED = -9
 # With what lives in a checkpoint beside the genomes: lineages, inherited fitness, own sigmas.
 SETTINGS = {"lineages": True, "survival": "plus", "alpha": 0.5, "sigma_schedule": "self_adaptive"}
 
+STRATEGY = {"population": 6, "generations": 6, "sigma": 0.1, "weight_decay": 0.01, "seed": 1}
+
 Ask = Callable[..., dict[str, Any]]
 
 
@@ -94,3 +96,19 @@ def test_killed_at_50_random_times(ask, unbroken, memory):
         assert ask(folder)["code"] == 0
         assert_same(folder, unbroken)
     assert killed > 25
+
+
+@pytest.mark.parametrize("mode", ["before", "half", "after", "call"])
+def test_the_evolution_strategy_killed_at_every_step(ask, memory, mode):
+    unbroken = memory / "unbroken"
+    assert ask(unbroken, strategy=STRATEGY)["code"] == 0
+    assert len(tiny.outcome(unbroken)["metrics.jsonl"]) == 3
+    for n in count(1):
+        folder = memory / str(n)
+        code = ask(folder, mode=mode, n=n, strategy=STRATEGY)["code"]
+        if code != KILLED:
+            break
+        assert ask(folder, strategy=STRATEGY)["code"] == 0
+        assert_same(folder, unbroken)
+    assert code == 0
+    assert n > 20

@@ -17,7 +17,7 @@ from cases import threads
 
 from evokern import Dense, Flatten, Network
 from evokern.drivers.ea import EAConfig
-from evokern.drivers.train import RunConfig, RunResult, train
+from evokern.drivers.train import RunConfig, RunResult, WatchConfig, train
 from evokern.problems.classification import Classification, ClassificationConfig
 from evokern.problems.datasets import Dataset
 
@@ -25,6 +25,9 @@ NETWORK = Network((Flatten(), Dense(3)), (1, 4, 4))
 
 OPTIONS = RunConfig(log_every=2, checkpoint_every=2, keep=2, finalists=4, ensemble=2)
 """So the run of ``config()`` has records and checkpoints at 2, 4 and 6."""
+
+WATCH = WatchConfig(log_every=2, checkpoint_every=2, keep=2)
+"""The same for the evolution strategy."""
 
 
 def dataset() -> Dataset:
@@ -42,6 +45,12 @@ def dataset() -> Dataset:
 
 def problem(kind: type[Classification] = Classification, **options: Any) -> Classification:
     return kind(dataset(), NETWORK, ClassificationConfig(batch=4), seed=1, **options)
+
+
+def problem_by_importance() -> Classification:
+    """With a state of its own, measured anew between two checkpoints."""
+    settings = ClassificationConfig(batch=4, sampling="importance", importance_every=3)
+    return Classification(dataset(), NETWORK, settings, seed=1)
 
 
 def config(**options: Any) -> EAConfig:
@@ -90,6 +99,7 @@ def quickly() -> Iterator[None]:
     with (
         threads(1),
         mock.patch("evokern.drivers.train.plot_curve"),
+        mock.patch("evokern.drivers.train_es.plot_curve"),
         mock.patch("evokern.drivers.adam.plot_curve"),
     ):
         yield
@@ -106,8 +116,9 @@ def memory() -> Iterator[Path]:
 def outcome(folder: Path) -> dict[str, Any]:
     """All that an unbroken run and a resumed one must have in common: everything but the time."""
     files: dict[str, Any] = {
-        name: (folder / name).read_bytes() for name in ("best.safetensors", "ensemble.safetensors")
+        path.name: path.read_bytes() for path in sorted(folder.glob("*.safetensors"))
     }
+    assert "best.safetensors" in files
     for name in ("config.json", "result.json"):
         files[name] = without_time(json.loads((folder / name).read_text()))
     files["metrics.jsonl"] = [

@@ -18,6 +18,8 @@ from tiny import dataset
 
 from evokern import _devices, ops
 from evokern.drivers.ea import EA, EAConfig, first_generation, next_generation
+from evokern.drivers.es import ES, ESConfig
+from evokern.drivers.es import next_generation as next_es_generation
 from evokern.errors import (
     ArgumentError,
     BackendError,
@@ -175,6 +177,30 @@ def test_the_ea_on_a_device_is_the_ea_on_the_host(crossover: Any, sampling: Any)
     assert isinstance(there.genomes, OnHarness)
     assert_same_bits(there.fitness, own.fitness)
     assert_same_bits(genomes_there[there.rows], own_genomes[own.rows])
+
+
+@pytest.mark.parametrize("sampling", ["epochs", "importance"])
+def test_the_evolution_strategy_on_a_device_is_the_one_on_the_host(sampling: Any) -> None:
+    config = ESConfig(population=12, sigma=0.05, turns=(1, 0, 2), weight_decay=0.01, seed=5)
+    layers = (Flatten(), Dense(17, "relu"), Dense(8, "relu"), Dense(3))
+    network = Network(layers, dataset().image_shape)
+    states = []
+    for device in ("cpu", "harness"):
+        settings = ClassificationConfig(
+            batch=32, sampling=sampling, importance_every=2, shift_share=0.5
+        )
+        problem = Classification(dataset(), network, settings, seed=5, device=device)
+        es = ES(network.layout, config, device)
+        for _ in range(4):
+            next_es_generation(es, problem)
+        asked = _devices.to_host(es.ask())
+        assert asked.shape == (12, network.layout.size)
+        other = ES(network.layout, config, device)
+        other.restore(es.state(), 4)
+        assert_same_bits(_devices.to_host(other.ask()), asked)
+        states.append(es.state())
+    for name, values in states[0].items():
+        assert_same_bits(states[1][name], values)
 
 
 WORKSPACES = {

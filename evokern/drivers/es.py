@@ -51,7 +51,7 @@ _COUNTS = {
 }
 _AMOUNTS = ("sigma", "sigma_exponent", "sigma_min", "learning_rate")
 _SHARES = ("weight_decay", "average_share")
-_LARGEST = 2.0**64
+_LARGEST = 65536
 _MOST_TURNS = 10_000
 
 
@@ -97,7 +97,7 @@ class ESConfig:
             number(name, getattr(self, name))
             self._set(name, float(getattr(self, name)))
         for name in _AMOUNTS:
-            self._expect(name, 0 <= getattr(self, name) <= _LARGEST, "a number in [0, 2^64]")
+            self._expect(name, 0 <= getattr(self, name) <= _LARGEST, f"a number in [0, {_LARGEST}]")
         for name in _SHARES:
             self._expect(name, 0 <= getattr(self, name) <= 1, "a share in [0, 1]")
         self._expect("sigma_decay", 0 < self.sigma_decay <= 1, "a factor in (0, 1]")

@@ -101,16 +101,8 @@ def train(
     ``drivers.run.Run``.
     """
     options = options or RunConfig()
-    with Run(
-        Path(folder),
-        settings_of(problem, config, options),
-        "generation",
-        config.generations,
-        log_every=options.log_every,
-        checkpoint_every=options.checkpoint_every,
-        keep=options.keep,
-        tensorboard=options.tensorboard,
-    ) as run:
+    settings = settings_of(problem, config, options)
+    with run_of_generations(folder, settings, config.generations, options) as run:
         if result := run.result(RunResult):
             return result
         population = run.restore(partial(read_population, problem=problem, config=config))
@@ -124,6 +116,22 @@ def train(
             if run.saves:
                 run.save(*state_of(problem, population))
         return finish(problem, population, run, options)
+
+
+def run_of_generations(
+    folder: str | Path, settings: dict[str, Any], generations: int, options: WatchConfig
+) -> Run:
+    """The shell of a run that is watched as ``options`` say."""
+    return Run(
+        Path(folder),
+        settings,
+        "generation",
+        generations,
+        log_every=options.log_every,
+        checkpoint_every=options.checkpoint_every,
+        keep=options.keep,
+        tensorboard=options.tensorboard,
+    )
 
 
 def settings_of(problem: Classification, config: EAConfig, options: RunConfig) -> dict[str, Any]:

@@ -17,7 +17,14 @@ from evokern import _devices
 from evokern.checkpoint import Checkpoint, describe, read_rows, write_json
 from evokern.drivers.es import ES, ESConfig, next_generation
 from evokern.drivers.run import Run
-from evokern.drivers.train import F32, WatchConfig, in_short, progress_of, save_model
+from evokern.drivers.train import (
+    F32,
+    WatchConfig,
+    in_short,
+    progress_of,
+    run_of_generations,
+    save_model,
+)
 from evokern.metrics import CONFIG_FORMAT, METRICS, RESULT
 from evokern.plots import plot_curve
 from evokern.problems.classification import Classification
@@ -46,16 +53,8 @@ def train_es(
     Errors and signals: see ``drivers.run.Run``.
     """
     options = options or WatchConfig()
-    with Run(
-        Path(folder),
-        es_settings(problem, config, options),
-        "generation",
-        config.generations,
-        log_every=options.log_every,
-        checkpoint_every=options.checkpoint_every,
-        keep=options.keep,
-        tensorboard=options.tensorboard,
-    ) as run:
+    settings = es_settings(problem, config, options)
+    with run_of_generations(folder, settings, config.generations, options) as run:
         if result := run.result(ESResult):
             return result
         es = ES(problem.layout, config, problem.device)
@@ -96,21 +95,12 @@ def _restore(es: ES, problem: Classification, checkpoint: Checkpoint) -> None:
 
 def _measure(es: ES, problem: Classification, fitness: F32, generation: int) -> dict[str, Any]:
     """One metrics record: fitness of the offspring, accuracies of the average and the centre."""
-    centre, average = _accuracies(problem, es)
     return {
         **progress_of(problem, generation, fitness),
         "sigma/mean": float(sigma_at(es.config, generation)),
-        "holdout_accuracy/best": average,
-        "holdout_accuracy/centre": centre,
+        "holdout_accuracy/best": float(problem.accuracy(es.average, problem.holdout)[0]),
+        "holdout_accuracy/centre": float(problem.accuracy(es.centre, problem.holdout)[0]),
     }
-
-
-def _accuracies(problem: Classification, es: ES) -> tuple[float, float]:
-    """Of centre and average on the hold-out part."""
-    centre, average = (
-        float(problem.accuracy(genome, problem.holdout)[0]) for genome in (es.centre, es.average)
-    )
-    return centre, average
 
 
 def _finish(es: ES, problem: Classification, run: Run) -> ESResult:

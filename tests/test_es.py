@@ -82,7 +82,7 @@ def test_a_generation_is_eq_8_9() -> None:
     for generation in (1, 2, 3, 4, 5):
         before = es.centre.copy()
         offspring = es.ask()
-        sigma = np.float32(0.25 * 0.9995 ** (generation - 1))
+        sigma = np.float32(0.25 * 0.9992 ** (generation - 1))
         noise = ops.crossover_mutate(
             np.zeros((1, LAYOUT.size), F),
             np.zeros((1, 7), np.int32),

@@ -67,7 +67,7 @@ class ESConfig:
     """Mutation strength of the first generation."""
     sigma_schedule: ScheduleName = "exponential"
     """How sigma goes on: constant, exponential (Eq. 5.3), power, cosine."""
-    sigma_decay: float = 0.9995
+    sigma_decay: float = 0.9992
     """Factor on sigma per sigma_period generations, for exponential."""
     sigma_period: int = 1
     """Generations per sigma_decay or per cosine; k of power."""

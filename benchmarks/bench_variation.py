@@ -33,9 +33,12 @@ _BYTES_PER_GENE = 8
 def cases(quick: bool) -> Cases:
     """The thesis' mix, then each kind alone."""
     population = 20 if quick else 1000
+    offspring = 20 if quick else 256
     return {
         f"{name}, population {population}": partial(_contest, population, *shares, quick)
         for name, shares in SHARES.items()
+    } | {
+        f"variation, weighted sum of {offspring} offspring": partial(_sum_contest, offspring, quick)
     }
 
 
@@ -60,6 +63,48 @@ def _contest(population: int, elites: float, crossover: float, quick: bool) -> I
         _BYTES_PER_GENE,
         {"torch": why} if why else {},
     )
+
+
+@contextmanager
+def _sum_contest(offspring: int, quick: bool) -> Iterator[Contest]:
+    """What moves the centre of the evolution strategy: weights of both signs, one sum of all."""
+    genomes = workload.genomes(offspring)
+    weights = np.linspace(-1, 1, offspring, dtype=np.float32)
+    weights += np.float32(1 / offspring)
+    weights[-1] += np.float32(1 - math.fsum(weights))
+    expected = weights.astype(np.float64) @ genomes
+    # A rounding of 2^-24 per product and per sum, of which a sum has as many as it has parents.
+    allowed = offspring * 2.0**-23 * (np.abs(weights).astype(np.float64) @ np.abs(genomes))
+
+    def check(contestant: Contestant, result: F32) -> None:
+        if not (np.abs(np.ravel(result) - expected) <= allowed).all():
+            raise MismatchError(f"{contestant.name}: not the weighted sum")
+
+    runs = {"evokern": _evokern_sum(genomes, weights), "NumPy": lambda threads: weights @ genomes}
+    why = rivals.missing("torch")
+    if not why:
+        runs["torch"] = rivals.torch_sum(genomes, weights)
+    yield Contest(
+        tuple(Contestant(name, run, genomes.size, "ns/gene") for name, run in runs.items()),
+        limits(("read",), quick),
+        check,
+        "evokern",
+        genomes.itemsize,
+        {"torch": why} if why else {},
+    )
+
+
+def _evokern_sum(genomes: F32, weights: F32) -> rivals.Run:
+    out = allocate_genomes(1, genomes.shape[1])
+    parents = np.arange(len(genomes), dtype=np.int32)[:, None]
+    sigma, shares = np.zeros(1, np.float32), weights[:, None]
+
+    def run(threads: int) -> F32:
+        options = {"kind": "arithmetic", "weights": shares, "seed": 1, "generation": 1}
+        ops.crossover_mutate(genomes, parents, sigma, out=out, **options)
+        return out
+
+    return run
 
 
 def _evokern(work: Variation) -> rivals.Run:

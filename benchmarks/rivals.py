@@ -227,6 +227,15 @@ def torch_offspring(genomes: Any, out: Any) -> Offspring:
     return run
 
 
+def torch_sum(genomes: Any, weights: Any) -> Run:
+    """The weighted sum of genomes [n, G] as one product of a vector and a matrix."""
+    import torch
+
+    matrix, vector = torch.from_numpy(genomes), torch.from_numpy(weights)
+    out = torch.empty(genomes.shape[1])
+    return lambda threads: torch.mv(matrix.T, vector, out=out).numpy()
+
+
 def torch_population(work: Variation) -> Run:
     """The whole population at once, as one would first write it."""
     import torch

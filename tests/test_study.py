@@ -206,6 +206,9 @@ def test_runs_of_an_archive_are_not_made_again(capsys):
     assert command(*arguments) == 0
     assert "12 of 12 runs are finished already" in capsys.readouterr().out
     assert Path("kept/runs.jsonl").read_text().splitlines() == lines
+    fourth = [*arguments[:3], "--out", "fourth", *arguments[-2:], "--seeds", "2", "--jobs", "4"]
+    assert study.main([*fourth, "--", "--threads", "1"]) == 0
+    assert Path("kept/runs.jsonl").read_text().splitlines() == lines  # threads change no bits
     assert json.loads(Path("other/fig5.4-9.json").read_text()) == found
     # Another command is another run.
     arguments = [*arguments[:3], "--generations", "7", "--out", "third", *arguments[-2:]]

@@ -114,8 +114,12 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def _archived(trial: Trial) -> str:
-    """A run's name in an archive: its whole command and its seed."""
-    return f"{shlex.join(trial.words)} --seed {trial.seed}"
+    """A run's name in an archive: its command, but for the threads it had, and its seed."""
+    words = list(trial.words)
+    if "--threads" in words:
+        at = words.index("--threads")
+        del words[at : at + 2]
+    return f"{shlex.join(words)} --seed {trial.seed}"
 
 
 def _settle(trial: Trial, archive: Archive | None) -> None:

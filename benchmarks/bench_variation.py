@@ -34,12 +34,12 @@ def cases(quick: bool) -> Cases:
     """The thesis' mix, then each kind alone."""
     population = 20 if quick else 1000
     offspring = 20 if quick else 256
-    return {
+    contests: Cases = {
         f"{name}, population {population}": partial(_contest, population, *shares, quick)
         for name, shares in SHARES.items()
-    } | {
-        f"variation, weighted sum of {offspring} offspring": partial(_sum_contest, offspring, quick)
     }
+    name = f"variation, weighted sum of {offspring} offspring"
+    return {**contests, name: partial(_sum_contest, offspring, quick)}
 
 
 def test_variation(hand_over: Callable[[], None]) -> None:
@@ -100,8 +100,16 @@ def _evokern_sum(genomes: F32, weights: F32) -> rivals.Run:
     sigma, shares = np.zeros(1, np.float32), weights[:, None]
 
     def run(threads: int) -> F32:
-        options = {"kind": "arithmetic", "weights": shares, "seed": 1, "generation": 1}
-        ops.crossover_mutate(genomes, parents, sigma, out=out, **options)
+        ops.crossover_mutate(
+            genomes,
+            parents,
+            sigma,
+            kind="arithmetic",
+            weights=shares,
+            seed=1,
+            generation=1,
+            out=out,
+        )
         return out
 
     return run

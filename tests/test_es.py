@@ -103,6 +103,30 @@ def test_a_generation_is_eq_8_9() -> None:
         assert es.generation == generation + 1
 
 
+def test_what_a_schedule_shrinks() -> None:
+    settings = {"sigma": 0.5, "sigma_schedule": "power", "sigma_period": 1, "sigma_exponent": 1}
+    settings |= {"learning_rate": 8, "weight_decay": 0.25}
+    config = ESConfig(**settings)
+    assert [config.sigma_of(generation) for generation in (1, 2, 4)] == [0.5, 0.25, 0.125]
+    assert [config.rates_of(generation) for generation in (1, 2, 4)] == [
+        (8, 0.25),
+        (8, 0.125),
+        (8, 0.0625),
+    ]
+    config = ESConfig(**settings, anneal="learning_rate")
+    assert [config.sigma_of(generation) for generation in (1, 2, 4)] == [0.5, 0.5, 0.5]
+    assert [config.rates_of(generation)[0] for generation in (1, 2, 4)] == [8, 4, 2]
+    steps = []
+    for anneal in ("sigma", "learning_rate"):
+        es = ES(LAYOUT, ESConfig(population=4, anneal=anneal, **settings))
+        for _ in (1, 2):
+            before = es.centre.copy()
+            es.ask()
+            es.tell([1, 2, 3, 4])
+        steps.append(es.centre - before * (1 - F(0.125)))
+    assert np.std(steps[0]) == pytest.approx(np.std(steps[1]), rel=1e-5)
+
+
 def test_tails_leave_the_first_layers_alone() -> None:
     es = ES(LAYOUT, ESConfig(population=5, turns=(0, 1, 1), seed=2))
     first = LAYOUT.offsets[1]
@@ -170,6 +194,8 @@ def test_indirect_weights_have_no_tails(dataset: Dataset) -> None:
         ({"generations": 0}, ArgumentError, "generations: "),
         ({"sigma": -0.1}, ArgumentError, "sigma: expected a number in"),
         ({"sigma": float("nan")}, ArgumentError, "sigma: "),
+        ({"sigma": 0}, ArgumentError, "sigma: expected a float32 > 0"),
+        ({"anneal": "rate"}, ArgumentError, "anneal: expected one of"),
         ({"learning_rate": float("inf")}, ArgumentError, "learning_rate: "),
         ({"learning_rate": "1"}, DtypeError, "learning_rate: expected a number"),
         ({"sigma_schedule": "self_adaptive"}, ArgumentError, "sigma_schedule: expected one of"),

@@ -41,6 +41,7 @@ __all__ = ["ES", "ESConfig", "TailProblem", "next_generation"]
 F32 = npt.NDArray[np.float32]
 I32 = npt.NDArray[np.int32]
 
+Anneal = Literal["sigma", "learning_rate"]
 ScheduleName = Literal["constant", "exponential", "power", "cosine"]
 
 _COUNTS = {
@@ -65,8 +66,10 @@ class ESConfig:
     """Generations to run."""
     sigma: float = 0.02
     """Mutation strength of the first generation."""
+    anneal: Anneal = "sigma"
+    """What the schedule shrinks: sigma, or the learning rate while sigma stays."""
     sigma_schedule: ScheduleName = "exponential"
-    """How sigma goes on: constant, exponential (Eq. 5.3), power, cosine."""
+    """How it shrinks: constant (not at all), exponential (Eq. 5.3), power, cosine."""
     sigma_decay: float = 0.9992
     """Factor on sigma per sigma_period generations, for exponential."""
     sigma_period: int = 1
@@ -78,7 +81,7 @@ class ESConfig:
     learning_rate: float = 14.0
     """Step of the centre along the natural gradient (Eq. 8.9)."""
     weight_decay: float = 0.0
-    """Share of the mutated weights that the centre loses per generation, shrinking as sigma."""
+    """Share of the mutated weights that the centre loses per generation; it shrinks, too."""
     turns: tuple[int, ...] = (1,)
     """How often generations mutate from the first, second, ... layer with genes on, in turn."""
     average_share: float = 0.1
@@ -89,6 +92,7 @@ class ESConfig:
     """Seed of every random number of the run."""
 
     def __post_init__(self) -> None:
+        one_of("anneal", self.anneal, get_args(Anneal))
         one_of("sigma_schedule", self.sigma_schedule, get_args(ScheduleName))
         one_of("init", self.init, INIT_SCHEMES)
         for name, (least, most) in _COUNTS.items():
@@ -98,6 +102,7 @@ class ESConfig:
             self._set(name, float(getattr(self, name)))
         for name in _AMOUNTS:
             self._expect(name, 0 <= getattr(self, name) <= _LARGEST, f"a number in [0, {_LARGEST}]")
+        self._expect("sigma", bool(np.float32(self.sigma)), "a float32 > 0")
         for name in _SHARES:
             self._expect(name, 0 <= getattr(self, name) <= 1, "a share in [0, 1]")
         self._expect("sigma_decay", 0 < self.sigma_decay <= 1, "a factor in (0, 1]")
@@ -119,6 +124,16 @@ class ESConfig:
     def block_at(self, generation: int) -> int:
         """The first parameter block that generation 1, 2, ... mutates."""
         return self.cycle[(generation - 1) % len(self.cycle)]
+
+    def sigma_of(self, generation: int) -> np.float32:
+        """The mutation strength of generation 1, 2, ..."""
+        return sigma_at(self, generation) if self.anneal == "sigma" else np.float32(self.sigma)
+
+    def rates_of(self, generation: int) -> tuple[np.float32, np.float32]:
+        """Learning rate and weight decay of generation 1, 2, ..."""
+        shrunk = float(sigma_at(self, generation)) / float(np.float32(self.sigma))
+        rate = self.learning_rate * (shrunk if self.anneal == "learning_rate" else 1)
+        return np.float32(rate), np.float32(self.weight_decay * shrunk)
 
     def _set(self, name: str, value: object) -> None:
         object.__setattr__(self, name, value)
@@ -205,7 +220,7 @@ class ES:
         block = config.block_at(self.generation)
         centre = self.centre[:, self.layout.offsets[block] :]
         tails = self._bank(block)
-        sigma = np.full(1 + n, sigma_at(config, self.generation), np.float32)
+        sigma = np.full(1 + n, config.sigma_of(self.generation), np.float32)
         sigma[0] = 0
         ops.crossover_mutate(
             centre,
@@ -250,12 +265,8 @@ class ES:
 
     def _weights(self, fitness: F32) -> F32:
         """Of the centre, its offspring and the origin, float32 [1 + S + 1]: their sum is 1."""
-        config = self.config
-        steps = np.float32(config.learning_rate / len(fitness)) * rank_utilities(-fitness)
-        decay = np.float32(0)
-        if config.weight_decay:
-            sigma = float(sigma_at(config, self.generation))
-            decay = np.float32(config.weight_decay * (sigma / float(np.float32(config.sigma))))
+        rate, decay = self.config.rates_of(self.generation)
+        steps = rate / np.float32(len(fitness)) * rank_utilities(-fitness)
         return np.concatenate([[np.float32(1 - math.fsum([*steps, decay]))], steps, [decay]])
 
     def _bank(self, block: int) -> F32:

@@ -28,7 +28,6 @@ from evokern.drivers.train import (
 from evokern.metrics import CONFIG_FORMAT, METRICS, RESULT
 from evokern.plots import plot_curve
 from evokern.problems.classification import Classification
-from evokern.schedules import sigma_at
 
 
 @dataclass(frozen=True)
@@ -97,7 +96,8 @@ def _measure(es: ES, problem: Classification, fitness: F32, generation: int) -> 
     """One metrics record: fitness of the offspring, accuracies of the average and the centre."""
     return {
         **progress_of(problem, generation, fitness),
-        "sigma/mean": float(sigma_at(es.config, generation)),
+        "sigma/mean": float(es.config.sigma_of(generation)),
+        "learning_rate": float(es.config.rates_of(generation)[0]),
         "holdout_accuracy/best": float(problem.accuracy(es.average, problem.holdout)[0]),
         "holdout_accuracy/centre": float(problem.accuracy(es.centre, problem.holdout)[0]),
     }

@@ -558,6 +558,7 @@ def test_settings_are_json_and_name_own_functions():
         "sampling": "epochs",
         "uniform_share": 0.2,
         "importance_every": 50,
+        "shift_share": 0.0,
         "batch_seed": 3,
     }
     own = problem(objective=partial(max, key=len), phenotype=low_rank, layout=SIGNS).settings()

@@ -1,6 +1,7 @@
 """The gradient baseline: it learns, resumes with the same bits, and says what it lacks."""
 
 import signal
+from typing import Any
 
 import numpy as np
 import pytest
@@ -19,14 +20,14 @@ from evokern.problems.datasets import Dataset
 NETWORK = Network((Flatten(), Dense(12, "tanh"), Dense(4)), (1, 6, 6))
 
 
-def problem_of(batch: int = 16, sampling: str = "epochs") -> Classification:
+def problem_of(batch: int = 16, **settings: Any) -> Classification:
     """Four classes: which row of an image is bright."""
     rng = np.random.default_rng(5)
     labels = np.arange(240, dtype=np.uint8) % 4
     images = rng.integers(0, 80, (240, 6, 6), dtype=np.uint8)
     images[np.arange(240), labels + 1] = 255
     dataset = Dataset("rows", images[:200], labels[:200], images[200:], labels[200:], classes=4)
-    config = ClassificationConfig(batch=batch, sampling=sampling)
+    config = ClassificationConfig(batch=batch, **settings)
     return Classification(dataset, NETWORK, config, seed=2)
 
 
@@ -48,11 +49,17 @@ def test_it_learns_and_leaves_a_run_behind(tmp_path):
 
 
 @pytest.mark.torch
-def test_it_refuses_batches_by_importance(tmp_path):
+@pytest.mark.parametrize(
+    ("settings", "text"),
+    [
+        ({"sampling": "importance"}, "sampling: expected epochs for Adam, got importance"),
+        ({"shift_share": 0.5}, r"shift_share: expected 0 for Adam, got 0\.5"),
+    ],
+)
+def test_it_refuses_batches_of_evolution(settings, text, tmp_path):
     pytest.importorskip("torch")
-    problem = problem_of(sampling="importance")
-    with pytest.raises(ArgumentError, match="sampling: expected epochs for Adam, got importance"):
-        train_adam(problem, AdamConfig(iterations=1), tmp_path)
+    with pytest.raises(ArgumentError, match=text):
+        train_adam(problem_of(**settings), AdamConfig(iterations=1), tmp_path)
 
 
 @pytest.mark.torch

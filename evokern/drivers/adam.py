@@ -70,6 +70,8 @@ def train_adam(problem: Classification, config: AdamConfig, folder: str | Path) 
     """
     if problem.config.sampling != "epochs":
         raise ArgumentError(message("sampling", "epochs for Adam", problem.config.sampling))
+    if problem.config.shift_share:
+        raise ArgumentError(message("shift_share", "0 for Adam", str(problem.config.shift_share)))
 
     from torch import from_numpy
     from torch.nn.functional import cross_entropy

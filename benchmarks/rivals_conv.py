@@ -122,12 +122,12 @@ def _folded_layers(work: Slots) -> list[TorchLayer]:
 @contextmanager
 def thread_pools() -> Iterator[Pools]:
     """Pools that are made when first asked for and last as long as the contest."""
-    import torch
-
     with ExitStack() as stack:
 
         @cache
         def pool(threads: int) -> Executor:
+            import torch
+
             leave_one = partial(torch.set_num_threads, 1)
             return stack.enter_context(ThreadPoolExecutor(threads, initializer=leave_one))
 

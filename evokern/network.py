@@ -119,9 +119,8 @@ class Network:
             wanted = f"the first block of a layer with genes: one of {list(places)}"
             raise ArgumentError(message("block", wanted, repr(block)))
         at = places[block]
-        return Network(self.layers[:at], self.input_shape), Network(
-            self.layers[at:], self.shapes[at]
-        )
+        head = Network(self.layers[:at], self.input_shape)
+        return head, Network(self.layers[at:], self.shapes[at])
 
     @classmethod
     def mlp(

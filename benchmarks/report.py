@@ -25,6 +25,7 @@ from benchmarks import (
     bench_conv,
     bench_generation,
     bench_growth,
+    bench_mutants,
     bench_nes,
     bench_network,
     bench_replay,
@@ -39,6 +40,7 @@ from evokern.errors import ArgumentError, DataError, message
 
 BENCHMARKS: dict[str, Callable[[bool], Cases]] = {
     "network": bench_network.cases,
+    "mutants": bench_mutants.cases,
     "variation": bench_variation.cases,
     "generation": bench_generation.cases,
     "growth": bench_growth.cases,
@@ -72,6 +74,7 @@ class Options:
         Literal[
             "all",
             "network",
+            "mutants",
             "variation",
             "generation",
             "growth",

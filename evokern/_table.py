@@ -49,6 +49,11 @@ def _row(family: str, name: str, *close: str) -> Op:
     return Op(functions, frozenset(close))
 
 
+def _on_host(family: str, name: str) -> Op:
+    """A row of an op that devices compose of others."""
+    return Op({backend: _row(family, name).functions[backend] for backend in ("reference", "cpu")})
+
+
 TABLE: dict[str, Op] = {
     "init_genomes": _row("variation", "init_genomes"),
     "crossover_mutate": _row("variation", "crossover_mutate"),
@@ -63,6 +68,7 @@ TABLE: dict[str, Op] = {
     "residual": _row("layers", "residual"),
     "network_forward": _row("network", "network_forward", "triton"),
     "network_loss": _row("network", "network_loss", "triton"),
+    "mutant_loss": _on_host("mutants", "mutant_loss"),
     "nes_sample": _row("categorical", "nes_sample"),
     "nes_update": _row("categorical", "nes_update"),
 }

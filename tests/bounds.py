@@ -27,7 +27,9 @@ def promises_bits(case: Case, column: str) -> bool:
 
 
 def runs(case: Case, column: str) -> bool:
-    """The CUDA kernels compute in fp32 only."""
+    """Devices compose some ops of others; the CUDA kernels compute in fp32 only."""
+    if "cuda" not in TABLE[case.op].functions and not column.startswith("cpu"):
+        return False
     return column != "simt" or case.options.get("precision", "fp32") == "fp32"
 
 

@@ -179,9 +179,12 @@ def test_the_ea_on_a_device_is_the_ea_on_the_host(crossover: Any, sampling: Any)
     assert_same_bits(genomes_there[there.rows], own_genomes[own.rows])
 
 
+@pytest.mark.parametrize("units", [(), (1, 4, 3)])
 @pytest.mark.parametrize("sampling", ["epochs", "importance"])
-def test_the_evolution_strategy_on_a_device_is_the_one_on_the_host(sampling: Any) -> None:
-    config = ESConfig(population=12, sigma=0.05, turns=(1, 0, 2), weight_decay=0.01, seed=5)
+def test_the_evolution_strategy_on_a_device_is_the_one_on_the_host(
+    sampling: Any, units: tuple[int, ...]
+) -> None:
+    config = ESConfig(population=12, sigma=0.05, units=units, weight_decay=0.01, seed=5)
     layers = (Flatten(), Dense(17, "relu"), Dense(8, "relu"), Dense(3))
     network = Network(layers, dataset().image_shape)
     states = []

@@ -23,8 +23,10 @@ from evokern.errors import ArgumentError, DtypeError, FitnessError, ShapeError
 from evokern.metrics import read_metrics
 from evokern.nes import rank_utilities
 from evokern.problems import datasets
+from evokern.problems import mutants as mutants_module
 from evokern.problems.classification import Classification, ClassificationConfig
 from evokern.problems.datasets import Dataset
+from evokern.problems.mutants import Trace
 
 NETWORK = Network(
     (MaxPool2d(2), Flatten(), Dense(8, "relu"), Dense(7, "tanh"), Dense(4)), (1, 6, 6)
@@ -61,12 +63,13 @@ def sphere(genomes: np.ndarray) -> np.ndarray:
     return -((genomes - F(1)) ** 2).sum(axis=1)
 
 
-def test_cycle_spreads_the_turns() -> None:
-    assert ESConfig(turns=(1,)).cycle == (0,)
-    assert ESConfig(turns=(1, 1, 5)).cycle == (2, 2, 0, 2, 1, 2, 2)
-    assert ESConfig(turns=(2, 0, 3)).cycle == (2, 0, 2, 0, 2)
-    config = ESConfig(turns=(1, 1, 5))
-    assert [config.block_at(generation) for generation in (1, 3, 8, 12)] == [2, 0, 2, 1]
+def test_shares_of_the_offspring() -> None:
+    assert ESConfig(population=10).offspring == (10,)
+    assert ESConfig(population=10, units=(4, 7, 4)).offspring == (3, 3, 4)
+    assert ESConfig(population=256, units=(8, 8, 16, 10), shares=(3, 2, 2, 1)).offspring == (
+        *(96, 64, 64, 32),
+    )
+    assert ESConfig(population=7, units=(4, 7, 4), shares=(0, 2, 3)).offspring == (0, 2, 5)
 
 
 def test_a_generation_is_eq_8_9() -> None:
@@ -85,13 +88,13 @@ def test_a_generation_is_eq_8_9() -> None:
         sigma = np.float32(0.25 * 0.9992 ** (generation - 1))
         noise = ops.crossover_mutate(
             np.zeros((1, LAYOUT.size), F),
-            np.zeros((1, 7), np.int32),
-            np.ones(7, F),
+            np.zeros((1, 6), np.int32),
+            np.ones(6, F),
             kind="none",
             seed=9,
             generation=generation,
         )
-        np.testing.assert_allclose(offspring, before + sigma * noise[1:], rtol=0, atol=1e-6)
+        np.testing.assert_allclose(offspring, before + sigma * noise, rtol=0, atol=1e-6)
         fitness = sphere(offspring)
         es.tell(fitness)
         step = (rank_utilities(-fitness)[:, None] * (offspring - before)).mean(axis=0)
@@ -127,19 +130,55 @@ def test_what_a_schedule_shrinks() -> None:
     assert np.std(steps[0]) == pytest.approx(np.std(steps[1]), rel=1e-5)
 
 
-def test_tails_leave_the_first_layers_alone() -> None:
-    es = ES(LAYOUT, ESConfig(population=5, turns=(0, 1, 1), seed=2))
-    first = LAYOUT.offsets[1]
-    for block in (1, 2, 1, 2):
-        before = es.centre.copy()
-        own = LAYOUT.offsets[block]
-        genomes = es.ask()
-        assert (genomes[:, :own] == before[:, :own]).all()
-        assert (genomes[:, own:] != before[:, own:]).any(axis=0).all()
-        es.tell(sphere(genomes))
-        assert (es.centre[:, :own] == before[:, :own]).all()
-        assert (es.centre[:, own:] != before[:, own:]).any()
-    assert_array_equal(es.centre[:, :first], ops.init_genomes(LAYOUT, 1, seed=2)[:, :first])
+def columns(block: int, units: int, k: int) -> np.ndarray:
+    """Genes of the k-th slice of a layer, literally."""
+    shape = ((9 + 1, 8), (8 + 1, 7), (7 + 1, 4))[block]
+    first = (0, 80, 80 + 63)[block]
+    genes = first + np.arange(shape[0] * shape[1]).reshape(shape)
+    return genes[:, k * units : (k + 1) * units].ravel()
+
+
+UNITS = {"units": (2, 7, 4), "shares": (3, 1, 1)}
+"""Of 10 offspring 6 mutate one of four pairs of units of the first layer, 2 each all others."""
+
+
+def test_offspring_mutate_one_slice_of_one_layer() -> None:
+    es = ES(LAYOUT, ESConfig(population=10, seed=2, **UNITS))
+    for generation in (1, 2, 3):
+        before, genomes = es.centre.copy(), es.ask()
+        places = [(0, 2, (6 * (generation - 1) + i) % 4) for i in range(6)]
+        places += [(1, 7, 0)] * 2 + [(2, 4, 0)] * 2
+        for genome, place in zip(genomes, places, strict=True):
+            assert_array_equal(np.flatnonzero(genome != before), np.sort(columns(*place)))
+        deviates = (genomes - before)[(genomes - before) != 0]
+        assert len(np.unique(deviates)) > 0.9 * len(deviates)  # nobody draws another one's numbers
+        es.tell(np.zeros(10, F))
+        assert_array_equal(es.centre, before)
+
+
+def test_a_generation_of_slices_is_eq_8_9_for_each() -> None:
+    """Two offspring of each pair of units; half of the rate, since there are four pairs."""
+    config = ESConfig(
+        population=12,
+        sigma=0.25,
+        learning_rate=3,
+        weight_decay=0.1,
+        seed=9,
+        units=(2, 7, 4),
+        shares=(8, 2, 2),
+    )
+    es = ES(LAYOUT, config)
+    for _ in (1, 2):
+        before, offspring = es.centre.copy(), es.ask()
+        fitness = np.arange(12, dtype=F)[::-1] ** 2
+        es.tell(fitness)
+        sigma = float(config.sigma_of(es.generation - 1))
+        expected = before[0] * (1 - 0.1 * sigma / 0.25)
+        for first, count, rate in ((0, 8, 3 / 2 / 2), (8, 2, 3 / 2), (10, 2, 3 / 2)):
+            own = slice(first, first + count)
+            utilities = np.linspace(1, -1, count)[:, None]
+            expected += rate * (utilities * (offspring - before)[own]).sum(axis=0)
+        np.testing.assert_allclose(es.centre[0], expected, rtol=0, atol=1e-5)
 
 
 def test_it_finds_the_best_genome() -> None:
@@ -150,40 +189,84 @@ def test_it_finds_the_best_genome() -> None:
     assert sphere(es.average)[0] > 0.01 * start
 
 
-@pytest.mark.parametrize("turns", [(1,), (1, 1, 3), (0, 0, 1)])
 @pytest.mark.parametrize("settings", [{}, {"sampling": "importance", "importance_every": 3}])
-def test_tails_are_evaluated_as_whole_networks(
-    dataset: Dataset, turns: tuple[int, ...], settings: dict[str, Any]
+@pytest.mark.parametrize("cut", [{}, UNITS, {"units": (8, 7, 4)}, {"units": (1,)}])
+def test_mutants_are_evaluated_as_whole_networks(
+    dataset: Dataset, cut: dict[str, Any], settings: dict[str, Any]
 ) -> None:
-    """Bit for bit: whole genomes on the same batch have the same fitness."""
+    """Whole genomes on the same batch have the same fitness, but for the order of sums."""
     problem, whole = problem_of(dataset, **settings), problem_of(dataset, **settings)
-    es = ES(LAYOUT, ESConfig(population=9, turns=turns, seed=4))
-    other = ES(LAYOUT, ESConfig(population=9, turns=turns, seed=4))
-    rows = np.arange(10, dtype=np.int32)
+    es = ES(LAYOUT, ESConfig(population=10, seed=4, **cut))
+    rows = np.arange(11, dtype=np.int32)
     for generation in range(1, 8):
-        genomes = np.concatenate([other.centre, other.ask()])  # importance looks at the first
+        genomes = np.concatenate([es.centre, es.ask()])  # importance looks at the first
         expected = whole.evaluate(genomes, rows, generation)[1:]
-        assert_array_equal(next_generation(es, problem), expected)
-        other.tell(expected)
-        assert_array_equal(es.centre, other.centre)
-        assert_array_equal(es.average, other.average)
+        fitness = next_generation(es, problem)
+        np.testing.assert_allclose(fitness, expected, rtol=0, atol=4e-6 * np.abs(expected).max())
 
 
-@pytest.mark.parametrize("objective", ["accuracy", "mse", "macro_f1"])
-def test_objectives(dataset: Dataset, objective: Any) -> None:
-    problem = problem_of(dataset, objective=objective)
-    es = ES(LAYOUT, ESConfig(population=9, turns=(1, 2)))
-    tails = [es.ask_tails()]
-    block, bank, rows = tails[0]
+@pytest.mark.parametrize("objective", ["accuracy", "mse", "macro_f1", "cross_entropy"])
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_objectives(dataset: Dataset, objective: Any, precision: Any) -> None:
+    problem = problem_of(dataset, objective=objective, precision=precision)
+    es = ES(LAYOUT, ESConfig(population=10, seed=1, **UNITS))
     genomes = es.ask()
-    expected = problem.evaluate(genomes, np.arange(9, dtype=np.int32), 1)
-    assert_array_equal(problem.evaluate_tails(es.centre, block, bank, rows, 1), expected)
+    expected = problem.evaluate(genomes, np.arange(10, dtype=np.int32), 1)
+    fitness = problem.evaluate_mutants(es.centre, es.ask_mutants(), 1)
+    tolerance = 1e-5 if precision == "fp32" else 0.05
+    np.testing.assert_allclose(fitness, expected, rtol=0, atol=tolerance)
 
 
-def test_indirect_weights_have_no_tails(dataset: Dataset) -> None:
-    es = ES(LAYOUT, ESConfig())
+def test_one_kernel_and_several_give_the_same_bits(dataset: Dataset) -> None:
+    """What devices compose of their kernels is what the host's one kernel computes."""
+    problem = problem_of(dataset)
+    es = ES(LAYOUT, ESConfig(population=40, seed=1, **UNITS))
+    part = problem.batch(1)
+    trace = Trace(NETWORK, es.centre, part.x, precision="fp32", device="cpu")
+    for mutants in es.ask_mutants():
+        x, rest, genes = trace.from_layer(mutants.slices.block)
+        one, _ = ops.mutant_loss(mutants.genes, mutants.index, genes, rest, x, part.y)
+        several = [
+            ops.network_loss(
+                piece.genes,
+                piece.rest,
+                piece.values,
+                part.y,
+                index=np.zeros(len(piece.values), np.int32),
+            )[0]
+            for piece in trace.pieces(mutants)
+        ]
+        assert_array_equal(np.concatenate(several), one)
+
+
+def test_many_mutants_are_computed_in_pieces(
+    dataset: Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    problem = problem_of(dataset, objective="accuracy")
+    es = ES(LAYOUT, ESConfig(population=40, seed=1, **UNITS))
+    mutants = es.ask_mutants()
+    expected = problem.evaluate_mutants(es.centre, mutants, 1)
+    monkeypatch.setattr(mutants_module, "_SCRATCH_BYTES", 4 * 7 * 32 * 5)  # five at a time
+    trace = Trace(NETWORK, es.centre, problem.batch(1).x, precision="fp32", device="cpu")
+    assert [p.slots.stop - p.slots.start for p in trace.pieces(mutants[0])] == [5, 5, 5, 5, 4]
+    assert_array_equal(problem.evaluate_mutants(es.centre, mutants, 1), expected)
+
+
+def test_slices_want_dense_layers_and_direct_genes(dataset: Dataset) -> None:
+    es = ES(LAYOUT, ESConfig(population=10, **UNITS))
     with pytest.raises(ArgumentError, match="phenotype: expected direct"):
         next_generation(es, problem_of(dataset, phenotype="sign"))
+    convolution = Network((Conv2d(4, 3), Flatten(), Dense(4)), (1, 6, 6))
+    problem = Classification(dataset, convolution, ClassificationConfig(batch=32), seed=5)
+    es = ES(convolution.layout, ESConfig(population=10, units=(2, 4)))
+    with pytest.raises(ArgumentError, match=r"network: expected dense layers only.*Conv2d"):
+        next_generation(es, problem)
+    es = ES(convolution.layout, ESConfig(population=10))
+    assert len(next_generation(es, problem)) == 10
+    for precision in ("fp32", "bf16"):
+        es = ES(LAYOUT, ESConfig(population=10, units=(8, 7, 2)))
+        with pytest.raises((ArgumentError, ShapeError), match="all 4 outputs of the last layer"):
+            next_generation(es, problem_of(dataset, precision=precision))
 
 
 @pytest.mark.parametrize(
@@ -202,9 +285,13 @@ def test_indirect_weights_have_no_tails(dataset: Dataset) -> None:
         ({"sigma_decay": 0}, ArgumentError, "sigma_decay: expected a factor"),
         ({"average_share": 1.5}, ArgumentError, "average_share: expected a share"),
         ({"weight_decay": -0.1}, ArgumentError, "weight_decay: expected a share"),
-        ({"turns": (0, 0)}, ArgumentError, "turns: expected 1 to 10000 turns"),
-        ({"turns": ()}, ArgumentError, "turns: "),
-        ({"turns": (1, -1)}, ArgumentError, "turns: expected an int"),
+        ({"units": (8, 0)}, ArgumentError, "units: expected an int in"),
+        ({"units": (8, 2.5)}, DtypeError, "units: expected an int"),
+        ({"units": (8, 8), "shares": (1,)}, ArgumentError, "shares: expected as many numbers as"),
+        ({"shares": (1,)}, ArgumentError, "shares: expected as many numbers as units"),
+        ({"units": (8, 8), "shares": (0, 0)}, ArgumentError, "shares: expected numbers that are"),
+        ({"units": (8, 8), "shares": (1, -1)}, ArgumentError, "shares: expected an int in"),
+        ({"population": 3, "units": (8, 8)}, ArgumentError, "population: expected at least 2 off"),
         ({"init": "zeros"}, ArgumentError, "init: expected one of"),
         ({"seed": -1}, ArgumentError, "seed: "),
     ],
@@ -217,8 +304,10 @@ def test_errors_of_settings(settings: dict[str, Any], error: type[Exception], te
 def test_errors() -> None:
     with pytest.raises(DtypeError, match="layout: expected a GenomeLayout"):
         ES(NETWORK, ESConfig())  # type: ignore[arg-type]
-    with pytest.raises(ArgumentError, match="turns: expected at most one number per layer"):
-        ES(LAYOUT, ESConfig(turns=(1, 1, 1, 1)))
+    with pytest.raises(ArgumentError, match="units: expected at most one number per layer"):
+        ES(LAYOUT, ESConfig(units=(8, 7, 4, 1)))
+    with pytest.raises(ArgumentError, match="units: expected a divisor of the 7 outputs of lay"):
+        ES(LAYOUT, ESConfig(units=(8, 2)))
     es = ES(LAYOUT, ESConfig(population=3))
     with pytest.raises(ArgumentError, match="tell: expected a call of ask"):
         es.tell([1, 2, 3])
@@ -255,7 +344,7 @@ def test_split_networks() -> None:
 
 
 class TestRuns:
-    CONFIG = ESConfig(population=20, generations=60, sigma=0.1, turns=(1, 0, 2), seed=1)
+    CONFIG = ESConfig(population=20, generations=60, sigma=0.1, seed=1, units=(2, 7, 4))
     OPTIONS = WatchConfig(log_every=10, checkpoint_every=7)
 
     def test_it_learns_and_is_read_again(self, dataset: Dataset, tmp_path: Path) -> None:
@@ -308,7 +397,7 @@ class TestRuns:
         for count, backend in ((1, "cpu"), (2, "cpu"), (1, "reference")):
             with threads(count), evokern.use_backend(backend):
                 problem = problem_of(dataset, sampling="importance")
-                es = ES(LAYOUT, ESConfig(population=33, turns=(1, 1, 2), seed=7))
+                es = ES(LAYOUT, ESConfig(population=33, seed=7, **UNITS))
                 for _ in range(5):
                     next_generation(es, problem)
                 centres.append(np.concatenate([es.centre, es.average]))
@@ -327,13 +416,15 @@ def test_the_command_has_the_flags_of_the_preset(
     monkeypatch.setattr(datasets, "load", lambda name: replace(dataset, name=name))
     monkeypatch.chdir(tmp_path)
     words = ["ea", "mnist", "--preset", preset, "--generations", "3", "--population", "4"]
-    assert main([*words, "--batch", "16", "--turns", "1", "0", "2"]) == 0
+    assert (
+        main([*words, "--batch", "16", "--units", "4", "8", "64", "--shares", "1", "0", "1"]) == 0
+    )
     output = capsys.readouterr().out
     assert "4 networks of" in output
     assert "test accuracy" in output
     config = json.loads((tmp_path / f"runs/mnist-{preset}/config.json").read_text())
-    assert (config["algorithm"], config["turns"]) == ("es", [1, 0, 2])
-    for wrong in (["--preset", preset, "--elites", "1"], ["--turns", "1"]):
+    assert (config["algorithm"], config["shares"]) == ("es", [1, 0, 1])
+    for wrong in (["--preset", preset, "--elites", "1"], ["--units", "1"]):
         with pytest.raises(SystemExit) as stop:
             main(["ea", "mnist", *wrong])
         assert stop.value.code == 2

@@ -24,7 +24,7 @@ from evokern.errors import (
 )
 from evokern.layout import DenseGenes, GenomeLayout
 from evokern.lineage import founders
-from evokern.network import Flatten, MaxPool2d, Network
+from evokern.network import Activation, Flatten, MaxPool2d, Network
 
 LAYOUT = GenomeLayout((DenseGenes(2, 3),))
 NETWORK = Network.mlp(2, [], 3)
@@ -107,6 +107,19 @@ def loss(**changes: Any) -> Any:
     return ops.network_loss(**(options | changes))
 
 
+def mutants(**changes: Any) -> Any:
+    """Three networks of two layers, each with two of four units of its own."""
+    options: dict[str, Any] = {
+        "genes": numbers(3, 6),
+        "index": ints(0, 1, 1),
+        "centre": numbers(1, 27),
+        "network": Network.mlp(2, [4], 3),
+        "x": numbers(5, 2),
+        "y": np.arange(5) % 3,
+    }
+    return ops.mutant_loss(**(options | changes))
+
+
 def largest(**changes: Any) -> Any:
     return ops.max_pool2d(**({"x": numbers(1, 4, 4), "kernel": 2} | changes))
 
@@ -154,6 +167,38 @@ def shifted(name: str, *shape: int) -> dict[str, np.ndarray]:
 
 # The call, what is wrong, the error, and words that the message must hold in this order.
 WRONG: list[tuple[Callable[..., Any], dict[str, Any], type[EvokernError], str]] = [
+    # mutant_loss
+    (
+        mutants,
+        {"genes": numbers(3, 7)},
+        ShapeError,
+        "genes: expected [S, 3 * U] with U a divisor o",
+    ),
+    (mutants, {"genes": numbers(3, 9)}, ShapeError, "genes: ...divisor of 4, got [S, 9]"),
+    (mutants, {"genes": numbers(3, 0)}, ShapeError, "genes: ...got [S, 0]"),
+    (mutants, {"genes": numbers(6)}, ShapeError, "genes: expected float32 [S, I * U + U]"),
+    (mutants, {"genes": numbers(3, 6).astype(np.float64)}, DtypeError, "genes: ...float64"),
+    (mutants, {"index": ints(0, 1)}, ShapeError, "index: expected [S] = [3], got [2]"),
+    (mutants, {"index": ints(0, 2, 1)}, ArgumentError, "index: ...[0, 1]...got an entry 2"),
+    (mutants, {"index": ints(0, -1, 1)}, ArgumentError, "index: ...got an entry -1"),
+    (mutants, {"index": np.zeros(3, int)}, DtypeError, "index: ...int64"),
+    (mutants, {"centre": numbers(1, 26)}, ShapeError, "genomes: expected [P, G] = [1, 27]"),
+    (mutants, {"centre": numbers(0, 27)}, ArgumentError, "index: "),
+    (mutants, {"x": numbers(3, 5, 2)}, ShapeError, "x: expected [B, I], one batch for all"),
+    (mutants, {"x": numbers(5, 3)}, ShapeError, "x: "),
+    (mutants, {"y": np.full(5, 3)}, ArgumentError, "y: ...classes of the network"),
+    (mutants, {"y": np.zeros(4, int)}, ShapeError, "y: "),
+    (mutants, {"y": np.zeros(5, int), "loss": "mse"}, DtypeError, "y: ...int64"),
+    (mutants, {"loss": "hinge"}, ArgumentError, "loss: expected one of"),
+    (mutants, {"sample_weights": numbers(4)}, ShapeError, "sample_weights: expected [5] or [3, 5]"),
+    (mutants, {"network": NETWORK, "centre": numbers(1, 9)}, ShapeError, "genes: "),
+    (
+        mutants,
+        {"network": Network((Activation("relu"),), (2,)), "centre": numbers(1, 0)},
+        ArgumentError,
+        "network: expected",
+    ),
+    (mutants, {"backend": "cuda"}, BackendError, "backend: mutant_loss on cuda is not written"),
     # init_genomes
     (init, {"scheme": "xavier"}, ArgumentError, "scheme: expected one of [...unit_rows...'xavier'"),
     (init, {"n": -1}, ArgumentError, "n: expected an int in [0, ...], got -1"),

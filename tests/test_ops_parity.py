@@ -7,6 +7,7 @@ from functools import cache
 
 import cases_categorical
 import cases_lineage
+import cases_mutants
 import cases_network
 import cases_variation
 import numpy as np
@@ -29,7 +30,13 @@ from evokern.layout import DenseGenes, GenomeLayout
 from evokern.rules import CROSSOVER_KINDS
 from evokern.testing import assert_same_bits, fill_outputs_with_nan
 
-CASES = cases_variation.CASES | cases_lineage.CASES | cases_network.CASES | cases_categorical.CASES
+CASES = (
+    cases_variation.CASES
+    | cases_lineage.CASES
+    | cases_network.CASES
+    | cases_mutants.CASES
+    | cases_categorical.CASES
+)
 ALL_CASES = [case for cases in CASES.values() for case in cases]
 
 on_every_instruction_set = pytest.mark.usefixtures("isa")

@@ -210,6 +210,20 @@ struct NetworkParams {
   void* workspace;       // network_workspace_bytes(), aligned to 64
 };
 
+// Networks that are a centre's but for some units of the first dense layer. `network` is the
+// centre's: steps of tiles, dense layers only, one batch for all; slots, losses and results are the
+// mutants'.
+struct MutantParams {
+  NetworkParams network;
+  const float*
+      genes;  // [slots, rows * units]: weights [inputs, units], then the bias if there is one
+  int64_t genes_stride;
+  const int32_t* index;  // [slots]: which slice of `units` outputs they stand for
+  int64_t units;
+  bool bias;           // of the first layer
+  const float* zeros;  // as many as the widest layer has outputs
+};
+
 struct PoolParams {
   const float* x;  // [images, height, width]; CUDA: [images, channels, height, width]
   float* out;      // [images, out_height, out_width]

@@ -10,6 +10,7 @@ namespace evk {
   namespace isa {                                        \
   EVK_FOR_EACH_KERNEL(EVK_DECLARE_KERNEL)                \
   int64_t network_workspace_bytes(const NetworkParams&); \
+  int64_t mutants_workspace_bytes(const MutantParams&);  \
   }
 #if defined(EVK_X86)
 EVK_DECLARE_ISA(avx2)
@@ -34,12 +35,13 @@ bool has_avx512_bf16() { return has_avx512() && __builtin_cpu_supports("avx512bf
 #endif
 #endif
 
-#define EVK_ISA_ENTRY(isa, lanes, bf16, supported)                                         \
-  Kernels {                                                                                \
-    #isa, lanes, bf16, supported, evk::isa::init_genomes, evk::isa::crossover_mutate,      \
-        evk::isa::mutate_sigma, evk::isa::replay, evk::isa::network, evk::isa::max_pool2d, \
-        evk::isa::avg_pool2d, evk::isa::affine, evk::isa::residual, evk::isa::nes_sample,  \
-        evk::isa::nes_update, evk::isa::machine_limit, evk::isa::network_workspace_bytes   \
+#define EVK_ISA_ENTRY(isa, lanes, bf16, supported)                                        \
+  Kernels {                                                                               \
+    #isa, lanes, bf16, supported, evk::isa::init_genomes, evk::isa::crossover_mutate,     \
+        evk::isa::mutate_sigma, evk::isa::replay, evk::isa::network, evk::isa::mutants,   \
+        evk::isa::max_pool2d, evk::isa::avg_pool2d, evk::isa::affine, evk::isa::residual, \
+        evk::isa::nes_sample, evk::isa::nes_update, evk::isa::machine_limit,              \
+        evk::isa::network_workspace_bytes, evk::isa::mutants_workspace_bytes              \
   }
 
 // From the plainest to the widest.

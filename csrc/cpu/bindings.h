@@ -28,6 +28,7 @@ struct Kernels {
 #define EVK_POINTER(name, Params) void (*name)(const evk::Params&);
   EVK_FOR_EACH_KERNEL(EVK_POINTER)
   int64_t (*network_workspace_bytes)(const evk::NetworkParams&);
+  int64_t (*mutants_workspace_bytes)(const evk::MutantParams&);
 };
 
 // Of the instruction set in use (bindings.cpp).

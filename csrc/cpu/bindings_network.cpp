@@ -105,12 +105,10 @@ void network_forward(const std::vector<Array>& banks, const py::object& program,
   call.run();
 }
 
-void network_loss(const std::vector<Array>& banks, const py::object& program, const Array& x,
-                  float x_scale, const Array& index, bool bf16, const Array& y, bool mse,
-                  const OptionalArray& classes, const OptionalArray& sample_weights,
-                  const Array& out_loss, const Array& out_correct) {
-  NetworkCall call(banks, program, x, x_scale, index, bf16);
-  evk::NetworkParams& p = call.p;
+// What is made of outputs: labels or targets, weights, where losses go.
+void evaluate(evk::NetworkParams& p, const Array& y, bool mse, const OptionalArray& classes,
+              const OptionalArray& sample_weights, const Array& out_loss,
+              const Array& out_correct) {
   const int sample_axis = static_cast<int>(y.ndim()) - (mse ? 2 : 1);
   p.label_slot_stride = sample_axis == 1 ? stride(y, 0) : 0;
   if (mse) {
@@ -128,7 +126,35 @@ void network_loss(const std::vector<Array>& banks, const py::object& program, co
   }
   p.out_loss = mutable_data<float>(out_loss);
   p.out_correct = mutable_data<int32_t>(out_correct);
+}
+
+void network_loss(const std::vector<Array>& banks, const py::object& program, const Array& x,
+                  float x_scale, const Array& index, bool bf16, const Array& y, bool mse,
+                  const OptionalArray& classes, const OptionalArray& sample_weights,
+                  const Array& out_loss, const Array& out_correct) {
+  NetworkCall call(banks, program, x, x_scale, index, bf16);
+  evaluate(call.p, y, mse, classes, sample_weights, out_loss, out_correct);
   call.run();
+}
+
+// `program` and `banks` are the centre's, all its layers dense.
+void mutant_loss(const Array& genes, const Array& index, bool bias, const std::vector<Array>& banks,
+                 const py::object& program, const Array& x, const Array& slots, const Array& y,
+                 bool mse, const OptionalArray& sample_weights, const Array& out_loss,
+                 const Array& out_correct) {
+  NetworkCall call(banks, program, x, 1.0f, slots, false);
+  evaluate(call.p, y, mse, std::nullopt, sample_weights, out_loss, out_correct);
+  evk::MutantParams p{call.p,
+                      data<float>(genes),
+                      stride(genes, 0),
+                      data<int32_t>(index),
+                      genes.shape(1) / (call.p.inputs + (bias ? 1 : 0)),
+                      bias,
+                      kNoBias};
+  const Running running;
+  const Scratch scratch(static_cast<size_t>(active->mutants_workspace_bytes(p)));
+  p.network.workspace = scratch.get();
+  active->mutants(p);
 }
 
 // x [images, height, width]; geometry: kernel, stride and padding, each (height, width).
@@ -192,6 +218,7 @@ void residual(const Array& x, const Array& y, int activation, float slope, const
 void bind_network(py::module_& m) {
   m.def("network_forward", &network_forward);
   m.def("network_loss", &network_loss);
+  m.def("mutant_loss", &mutant_loss);
   m.def("pool2d", &pool2d);
   m.def("affine", &affine);
   m.def("residual", &residual);

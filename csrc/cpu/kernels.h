@@ -29,6 +29,7 @@ struct MachineLimitParams {
   F(mutate_sigma, MutateSigmaParams)         \
   F(replay, ReplayParams)                    \
   F(network, NetworkParams)                  \
+  F(mutants, MutantParams)                   \
   F(max_pool2d, PoolParams)                  \
   F(avg_pool2d, PoolParams)                  \
   F(affine, AffineParams)                    \
@@ -45,5 +46,6 @@ namespace evk {
 namespace EVK_ISA {
 EVK_FOR_EACH_KERNEL(EVK_DECLARE_KERNEL)
 int64_t network_workspace_bytes(const NetworkParams&);
+int64_t mutants_workspace_bytes(const MutantParams&);
 }  // namespace EVK_ISA
 }  // namespace evk

@@ -188,6 +188,33 @@ EVK_INLINE void finish_slot(const NetworkParams& p, const SampleResults& results
   p.out_correct[slot] = correct;
 }
 
+// --- tiles --------------------------------------------------------------------------------------
+
+// Rows of features, kTile samples each.
+using Tile = float*;
+
+EVK_INLINE i64 samples_in_tile(const NetworkParams& p, i64 tile) {
+  const i64 left = p.samples - tile * kTile;
+  return left < kTile ? left : kTile;
+}
+
+// Some samples, feature by feature; what is missing is +0.
+template <class T, class Value>
+void load_rows(const T* x, i64 sample_stride, i64 count, i64 features, Tile out,
+               const Value& value) {
+  constexpr i64 strip = 16;  // features at a time: their rows stay in the first cache
+  for (i64 first = 0; first < features; first += strip) {
+    const i64 end = smaller_of(first + strip, features);
+    for (i64 sample = 0; sample < count; ++sample) {
+      const T* row = x + sample * sample_stride;
+      for (i64 f = first; f < end; ++f) out[f * kTile + sample] = value(row[f]);
+    }
+    for (i64 f = first; f < end; ++f) {
+      for (i64 sample = count; sample < kTile; ++sample) out[f * kTile + sample] = 0.0f;
+    }
+  }
+}
+
 // What network.cpp chooses from.
 i64 tiles_workspace_bytes(const NetworkParams& p);
 void run_tiles(const NetworkParams& p);

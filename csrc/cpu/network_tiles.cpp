@@ -10,9 +10,6 @@ EVK_NAMESPACE_BEGIN
 
 namespace {
 
-// Rows of features, kTile samples each.
-using Tile = float*;
-
 // What may be fetched ahead without driving out of the second cache what is in use.
 constexpr i64 kLookaheadBytes = 256 << 10;
 
@@ -162,28 +159,6 @@ Workspace workspace_of(const NetworkParams& p, const Plan& plan) {
   float* threads = head + plan.head_floats();
   float* results = threads + plan.threads * plan.thread_floats();
   return Workspace{head, threads, SampleResults::at(results, p)};
-}
-
-i64 samples_in_tile(const NetworkParams& p, i64 tile) {
-  const i64 left = p.samples - tile * kTile;
-  return left < kTile ? left : kTile;
-}
-
-// Some samples, feature by feature; what is missing is +0.
-template <class T, class Value>
-void load_rows(const T* x, i64 sample_stride, i64 count, i64 features, Tile out,
-               const Value& value) {
-  constexpr i64 strip = 16;  // features at a time: their rows stay in the first cache
-  for (i64 first = 0; first < features; first += strip) {
-    const i64 end = smaller_of(first + strip, features);
-    for (i64 sample = 0; sample < count; ++sample) {
-      const T* row = x + sample * sample_stride;
-      for (i64 f = first; f < end; ++f) out[f * kTile + sample] = value(row[f]);
-    }
-    for (i64 f = first; f < end; ++f) {
-      for (i64 sample = count; sample < kTile; ++sample) out[f * kTile + sample] = 0.0f;
-    }
-  }
 }
 
 void load_tile(const NetworkParams& p, i64 slot, i64 tile, Tile out) {

@@ -245,6 +245,37 @@ def network_loss(
     )
 
 
+def mutant_loss(
+    genes: F32,
+    index: I32,
+    banks: Banks,
+    network: Network,
+    x: F32,
+    y: npt.NDArray[Any],
+    *,
+    sample_weights: F32 | None,
+    loss: str,
+    out_loss: F32,
+    out_correct: I32,
+) -> None:
+    """See ``ops.mutant_loss``."""
+    first = cast(Dense, network.layers[0])
+    _cpu.mutant_loss(
+        genes,
+        index,
+        first.bias,
+        banks,
+        compile_steps(network.layers, network.input_shape, True),
+        x,
+        np.zeros((1, len(genes)), np.int32),
+        y,
+        loss == "mse",
+        sample_weights,
+        out_loss,
+        out_correct,
+    )
+
+
 def nes_sample(
     probabilities: F32, *, mask: npt.NDArray[np.bool_] | None, seed: int, step: int, out: I32
 ) -> int:

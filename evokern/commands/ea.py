@@ -18,12 +18,13 @@ from evokern.drivers.train_es import es_settings, train_es
 from evokern.problems.classification import ClassificationConfig
 
 _STRATEGY = ESConfig(
-    sigma=0.012,
+    sigma=0.05,
     sigma_schedule="power",
     sigma_period=1500,
     sigma_exponent=0.75,
-    weight_decay=0.0004,
-    turns=(1, 1, 5),
+    learning_rate=0.9,
+    units=(8, 8, 16, 10),
+    shares=(3, 2, 2, 1),
 )
 
 PRESETS: dict[str, tuple[EAConfig | ESConfig, ClassificationConfig]] = {

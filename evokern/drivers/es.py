@@ -5,8 +5,8 @@ gradient of Eq. 8.9 with the utilities of Eq. 8.19: all offspring recombine, wei
 worse half negatively (as in Salimans et al., "Evolution strategies as a scalable alternative to
 reinforcement learning", 2017).
 
-A generation may mutate the last layers only (``turns``; this project). What comes before is the
-centre's then, so it runs once for all offspring: small last layers are searched at a small price.
+An offspring may mutate some units of one layer only (``units``; this project): it then costs a
+fraction of a whole network (``problems/mutants.py``), and a generation learns as much from it.
 
 ``ES`` asks and tells, for evaluators of any kind:
 
@@ -20,7 +20,6 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Literal, Protocol, get_args
 
 import numpy as np
@@ -35,8 +34,9 @@ from evokern.nes import rank_utilities
 from evokern.population import allocate_genomes
 from evokern.rules import INIT_SCHEMES, InitScheme
 from evokern.schedules import sigma_at
+from evokern.slices import Mutants, Slices, all_genes, slices_of
 
-__all__ = ["ES", "ESConfig", "TailProblem", "next_generation"]
+__all__ = ["ES", "ESConfig", "MutantProblem", "next_generation"]
 
 F32 = npt.NDArray[np.float32]
 I32 = npt.NDArray[np.int32]
@@ -53,7 +53,6 @@ _COUNTS = {
 _AMOUNTS = ("sigma", "sigma_exponent", "sigma_min", "learning_rate")
 _SHARES = ("weight_decay", "average_share")
 _LARGEST = 65536
-_MOST_TURNS = 10_000
 
 
 @dataclass(frozen=True)
@@ -82,8 +81,11 @@ class ESConfig:
     """Step of the centre along the natural gradient (Eq. 8.9)."""
     weight_decay: float = 0.0
     """Share of the mutated weights that the centre loses per generation; it shrinks, too."""
-    turns: tuple[int, ...] = (1,)
-    """How often generations mutate from the first, second, ... layer with genes on, in turn."""
+    units: tuple[int, ...] = ()
+    """Units of the first, second, ... layer with genes that an offspring mutates: of one layer,
+    one slice of so many units. None: all genes."""
+    shares: tuple[int, ...] = ()
+    """How the offspring are shared among the layers, in proportion; none: equally."""
     average_share: float = 0.1
     """Share of the generations so far that the average of centres spans; 0: only the last."""
     init: InitScheme = "glorot_uniform"
@@ -106,24 +108,22 @@ class ESConfig:
         for name in _SHARES:
             self._expect(name, 0 <= getattr(self, name) <= 1, "a share in [0, 1]")
         self._expect("sigma_decay", 0 < self.sigma_decay <= 1, "a factor in (0, 1]")
-        turns = tuple(integer("turns", turn, 0, _MOST_TURNS) for turn in self.turns)
-        self._set("turns", turns)
-        self._expect("turns", 0 < sum(turns) <= _MOST_TURNS, f"1 to {_MOST_TURNS} turns in all")
+        for name, least in (("units", 1), ("shares", 0)):
+            numbers = getattr(self, name)
+            values = tuple(integer(name, value, least, _LARGEST) for value in numbers)
+            self._set(name, values)
+        if self.shares:
+            self._expect("shares", len(self.shares) == len(self.units), "as many numbers as units")
+            self._expect("shares", sum(self.shares) > 0, "numbers that are not all 0")
+        wanted = f"at least 2 offspring for each layer, {list(self.offspring)} now"
+        self._expect("population", 1 not in self.offspring, wanted)
 
-    @cached_property
-    def cycle(self) -> tuple[int, ...]:
-        """The block that each generation of a cycle begins at, every block as evenly as can be."""
-        credit, cycle = [0] * len(self.turns), []
-        for _ in range(sum(self.turns)):
-            credit = [have + turn for have, turn in zip(credit, self.turns, strict=True)]
-            block = max(range(len(credit)), key=credit.__getitem__)
-            credit[block] -= sum(self.turns)
-            cycle.append(block)
-        return tuple(cycle)
-
-    def block_at(self, generation: int) -> int:
-        """The first parameter block that generation 1, 2, ... mutates."""
-        return self.cycle[(generation - 1) % len(self.cycle)]
+    @property
+    def offspring(self) -> tuple[int, ...]:
+        """Offspring that mutate each layer of ``units``; all of them without."""
+        shares = self.shares or (1,) * max(1, len(self.units))
+        ends = [self.population * sum(shares[: i + 1]) // sum(shares) for i in range(len(shares))]
+        return tuple(end - start for start, end in zip([0, *ends], ends, strict=False))
 
     def sigma_of(self, generation: int) -> np.float32:
         """The mutation strength of generation 1, 2, ..."""
@@ -143,24 +143,21 @@ class ESConfig:
             raise ArgumentError(message(name, wanted, repr(getattr(self, name))))
 
 
-class TailProblem(Protocol):
+class MutantProblem(Protocol):
     """What the strategy needs to know of a problem."""
 
     @property
     def layout(self) -> GenomeLayout:
         """Where the genes belong."""
 
-    def evaluate_tails(
-        self, centre: F32, block: int, tails: F32, rows: I32, generation: int
-    ) -> F32:
-        """Fitness float32 [S] of individuals: the centre's [1, G] genes before a parameter block,
-        then those in ``rows`` int32 [S] of ``tails`` [Q, G']."""
+    def evaluate_mutants(self, centre: F32, mutants: Sequence[Mutants], generation: int) -> F32:
+        """Fitness float32 [S] of mutants of a centre [1, G], group after group."""
 
 
-def next_generation(es: ES, problem: TailProblem) -> F32:
+def next_generation(es: ES, problem: MutantProblem) -> F32:
     """One generation: mutate, evaluate, recombine. Gives the offspring's fitness float32 [S]."""
-    block, tails, rows = es.ask_tails()
-    fitness = problem.evaluate_tails(es.centre, block, tails, rows, es.generation)
+    mutants = es.ask_mutants()
+    fitness = problem.evaluate_mutants(es.centre, mutants, es.generation)
     es.tell(fitness)
     return fitness
 
@@ -175,17 +172,14 @@ class ES:
         if not isinstance(layout, GenomeLayout):
             mend = "try network.layout"
             raise DtypeError(message("layout", "a GenomeLayout", type(layout).__name__, mend))
-        if len(config.turns) > len(layout.blocks):
-            wanted = f"at most one number per layer with genes ({len(layout.blocks)})"
-            raise ArgumentError(message("turns", wanted, repr(config.turns)))
         self.layout = layout
         self.config = config
         self.generation = 1
         self._device = device
+        self._groups = _groups(layout, config, device)
         self._kept = allocate_genomes(3, layout.size, device)  # the centre, averages in turn
         self._average_row = 1
         self._asked = False
-        self._banks: dict[int, F32] = {}
         for row in (0, 1):
             ops.init_genomes(
                 layout, 1, seed=config.seed, scheme=config.init, out=self._kept[row : row + 1]
@@ -203,48 +197,50 @@ class ES:
 
     def ask(self) -> F32:
         """Genomes to evaluate: float32 [S, G] (a copy)."""
-        block, tails, rows = self.ask_tails()
-        genomes = allocate_genomes(len(rows), self.layout.size, self._device)
-        first = self.layout.offsets[block]
-        genomes[:, :first] = self.centre[:, :first]
-        genomes[:, first:] = tails[1:-1]
+        genomes = allocate_genomes(self.config.population, self.layout.size, self._device)
+        genomes[:] = self.centre
+        mutants = self.ask_mutants()
+        for group, own in zip(self._groups, mutants, strict=True):
+            for slot, k in enumerate(own.index):
+                own.slices.write_one(int(k), own.genes[slot], genomes[group.first + slot])
         return genomes
 
-    def ask_tails(self) -> tuple[int, F32, I32]:
-        """The same without a copy: (block, tails [1 + S + 1, G'], rows int32 [S] of it).
-
-        Offspring have the centre's genes before parameter block ``block``, then their tail. Row 0
-        is the centre's own, the last row is +0.
-        """
-        config, n = self.config, self.config.population
-        block = config.block_at(self.generation)
-        centre = self.centre[:, self.layout.offsets[block] :]
-        tails = self._bank(block)
-        sigma = np.full(1 + n, config.sigma_of(self.generation), np.float32)
-        sigma[0] = 0
-        ops.crossover_mutate(
-            centre,
-            np.zeros((1, 1 + n), np.int32),
-            sigma,
-            kind="none",
-            seed=config.seed,
-            generation=self.generation,
-            out=tails[: 1 + n],
-        )
+    def ask_mutants(self) -> list[Mutants]:
+        """The same without a copy: for every layer that is mutated, what is not the centre's."""
+        sigma = self.config.sigma_of(self.generation)
+        for group in self._groups:
+            group.slices.read(self.centre, group.centres)
+            ops.crossover_mutate(
+                group.centres,
+                group.index_at(self.generation)[None],
+                np.full(group.size, sigma, np.float32),
+                kind="none",
+                seed=self.config.seed,
+                generation=self.generation,
+                first=group.first,
+                out=group.mutants,
+            )
         self._asked = True
-        return block, tails, np.arange(1, 1 + n, dtype=np.int32)
+        return [
+            Mutants(group.slices, group.index_at(self.generation), group.mutants)
+            for group in self._groups
+        ]
 
     def tell(self, fitness: npt.ArrayLike) -> None:
         """Takes the fitness [S] of what was asked for; higher is better, NaN counts as the worst.
 
-        Raises FitnessError when all are NaN. An error leaves all as it was.
+        Offspring are ranked among those of their layer. Raises FitnessError when all are NaN. An
+        error leaves all as it was.
         """
         if not self._asked:
             raise ArgumentError(message("tell", "a call of ask() before", "none since the last"))
         told = checked_fitness(fitness, self.config.population, self.generation)
-        block = self.config.block_at(self.generation)
-        tails = self._bank(block)
-        self._combine(tails, range(len(tails)), self._weights(told), self.layout.offsets[block], 0)
+        rate, decay = self.config.rates_of(self.generation)
+        for group in self._groups:
+            own = told[group.first : group.first + group.size]
+            parents, weights = group.recombination(own, self.generation, rate, decay)
+            self._combine(group.bank, parents, weights, group.new_rows)
+            group.slices.write(group.bank[group.new_rows[0] :], self.centre)
         self._average_in()
         self._asked = False
         self.generation += 1
@@ -263,43 +259,99 @@ class ES:
         self.generation = generation + 1
         self._asked = False
 
-    def _weights(self, fitness: F32) -> F32:
-        """Of the centre, its offspring and the origin, float32 [1 + S + 1]: their sum is 1."""
-        rate, decay = self.config.rates_of(self.generation)
-        steps = rate / np.float32(len(fitness)) * rank_utilities(-fitness)
-        return np.concatenate([[np.float32(1 - math.fsum([*steps, decay]))], steps, [decay]])
-
-    def _bank(self, block: int) -> F32:
-        """Where the tails of generations that begin at a block live, float32 [1 + S + 1, G']."""
-        if block not in self._banks:
-            genes = self.layout.size - self.layout.offsets[block]
-            bank = allocate_genomes(1 + self.config.population + 1, genes, self._device)
-            _devices.write(bank[-1:], np.zeros((1, genes), np.float32))
-            self._banks[block] = bank
-        return self._banks[block]
-
     def _average_in(self) -> None:
         """The average takes the newest centre in."""
         spans = max(1.0, self.config.average_share * self.generation)  # generations
         newest = np.float32(1 / spans)
-        weights = np.array([newest, np.float32(1) - newest], np.float32)
-        before = self._average_row
-        self._average_row = 3 - before  # the other of 1 and 2
-        self._combine(self._kept, (0, before), weights, 0, self._average_row)
+        weights = np.array([[newest], [np.float32(1) - newest]], np.float32)
+        parents = np.array([[0], [self._average_row]], np.int32)
+        self._average_row = 3 - self._average_row  # the other of 1 and 2
+        self._combine(self._kept, parents, weights, np.array([self._average_row], np.int32))
 
-    def _combine(
-        self, genomes: F32, rows: Sequence[int], weights: F32, first: int, row: int
-    ) -> None:
-        """The weighted sum of some rows of ``genomes`` [n, G'] becomes the genes from ``first`` on
-        in a row of what is kept."""
+    def _combine(self, bank: F32, parents: I32, weights: F32, rows: I32) -> None:
+        """Weighted sums of ``parents`` [R, n], rows of a bank, become its ``rows`` [n]."""
         ops.crossover_mutate(
-            genomes,
-            np.array(rows, np.int32)[:, None],
-            np.zeros(1, np.float32),
+            bank,
+            parents,
+            np.zeros(len(rows), np.float32),
             kind="arithmetic",
-            weights=weights[:, None],
+            weights=weights,
             seed=self.config.seed,
             generation=self.generation,
-            out=self._kept[:, first:],
-            out_rows=np.array([row], np.int32),
+            out=bank,
+            out_rows=rows,
         )
+
+
+@dataclass(frozen=True, eq=False)
+class _Group:
+    """The offspring that mutate one layer: ``size`` of them, from number ``first`` on.
+
+    In ``bank`` are the centre's slices, the mutated ones, +0, and the centre's next slices.
+    """
+
+    slices: Slices
+    first: int
+    size: int
+    bank: F32
+
+    @classmethod
+    def at(cls, slices: Slices, first: int, size: int, device: str) -> _Group:
+        """A group with its bank."""
+        bank = allocate_genomes(2 * slices.count + size + 1, slices.genes, device)
+        zero = slices.count + size
+        _devices.write(bank[zero : zero + 1], np.zeros((1, slices.genes), np.float32))
+        return cls(slices, first, size, bank)
+
+    @property
+    def centres(self) -> F32:
+        """The centre's slices."""
+        return self.bank[: self.slices.count]
+
+    @property
+    def mutants(self) -> F32:
+        """Each offspring's slice."""
+        return self.bank[self.slices.count : self.slices.count + self.size]
+
+    @property
+    def new_rows(self) -> I32:
+        """Where the centre's next slices are."""
+        return np.arange(self.slices.count + self.size + 1, len(self.bank), dtype=np.int32)
+
+    def index_at(self, generation: int) -> I32:
+        """Which slice each offspring mutates: one after the other, over all generations."""
+        passed = (generation - 1) * self.size
+        return ((passed + np.arange(self.size)) % self.slices.count).astype(np.int32)
+
+    def recombination(
+        self, fitness: F32, generation: int, rate: np.float32, decay: np.float32
+    ) -> tuple[I32, F32]:
+        """Parents [R, count] and weights of the centre's next slices: Eq. 8.9 for each slice.
+
+        A slice has 1 / count of the layer's squared gradient: with 1 / sqrt(count) of the rate,
+        the layer's step is as long as if all its units were mutated at once.
+        """
+        count, index = self.slices.count, self.index_at(generation)
+        rates = rate / np.sqrt(count) / np.maximum(1, np.bincount(index, minlength=count))
+        steps = (rates[index] * rank_utilities(-fitness)).astype(np.float32)
+        turns = np.arange(self.size) // count  # offspring i and i + count mutate the same slice
+        parents = np.full((turns[-1] + 3, count), count + self.size, np.int32)  # +0
+        weights = np.zeros(parents.shape, np.float32)
+        parents[0], parents[1 + turns, index] = np.arange(count), count + np.arange(self.size)
+        weights[-1], weights[1 + turns, index] = decay, steps
+        weights[0] = [1 - math.fsum(others) for others in weights[1:].T.tolist()]
+        return parents, weights
+
+
+def _groups(layout: GenomeLayout, config: ESConfig, device: str) -> list[_Group]:
+    """The groups that have offspring. Raises ArgumentError where layers do not fit."""
+    if len(config.units) > len(layout.blocks):
+        wanted = f"at most one number per layer with genes ({len(layout.blocks)})"
+        raise ArgumentError(message("units", wanted, repr(config.units)))
+    cuts = [slices_of(layout, block, units) for block, units in enumerate(config.units)]
+    groups, first = [], 0
+    for slices, size in zip(cuts or [all_genes(layout)], config.offspring, strict=True):
+        if size:
+            groups.append(_Group.at(slices, first, size, device))
+        first += size
+    return groups

@@ -24,6 +24,7 @@ from evokern.ops.layers import (
     max_pool2d,
     residual,
 )
+from evokern.ops.mutants import mutant_loss
 from evokern.ops.network import network_forward, network_loss, workspace_bytes
 from evokern.ops.variation import crossover_mutate, init_genomes, mutate_sigma, replay
 
@@ -36,6 +37,7 @@ __all__ = [
     "global_avg_pool",
     "init_genomes",
     "max_pool2d",
+    "mutant_loss",
     "mutate_sigma",
     "nes_sample",
     "nes_update",

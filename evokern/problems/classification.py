@@ -8,7 +8,7 @@ are divided by 255. Unlike that program, the test accuracy is measured on the re
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal, get_args
 
@@ -24,6 +24,7 @@ from evokern.network import Dense, Flatten, MaxPool2d, Network
 from evokern.population import allocate_genomes
 from evokern.problems.datasets import Dataset, Labels, holdout_split, mean_image, normalise
 from evokern.problems.importance import ImportanceSampler, errors_of
+from evokern.problems.mutants import Trace
 from evokern.problems.objectives import (
     OBJECTIVES,
     LogitsObjective,
@@ -42,6 +43,8 @@ from evokern.problems.phenotypes import (
     sign_of_weights,
 )
 from evokern.problems.shifts import shifted
+from evokern.rules import LossName
+from evokern.slices import Mutants
 
 F32 = npt.NDArray[np.float32]
 I32 = npt.NDArray[np.int32]
@@ -207,46 +210,77 @@ class Classification:
             self._measure_importance(_devices.take(genomes, rows[:1].astype(np.int64)))
         return self.fitness(genomes, rows, self.batch(generation))
 
-    def evaluate_tails(
-        self, centre: F32, block: int, tails: F32, rows: I32, generation: int
-    ) -> F32:
-        """As ``evaluate``, of individuals that have a centre's genes before parameter ``block``.
+    def evaluate_mutants(self, centre: F32, mutants: Sequence[Mutants], generation: int) -> F32:
+        """As ``evaluate``, of individuals that are a centre but for some units of one layer.
 
         Args:
-            centre: float32 [1, G]. What comes before the block runs once for all.
-            block: see ``Network.split``.
-            tails: float32 [Q, G'], genes of the block and of all after it.
-            rows: int32 [S] of ``tails``.
+            centre: float32 [1, G].
+            mutants: groups of individuals. Those whose slices are no whole genomes want a network
+                of dense layers behind layers without genes.
             generation: whose batch it is.
 
-        Raises ArgumentError where genes are no weights.
+        Gives their fitness float32 [S], group after group. Raises ArgumentError where genes are no
+        weights or the network has other layers.
         """
-        if self._phenotype is not None:
-            wanted = "direct, where layers are the same for all"
-            raise ArgumentError(message("phenotype", wanted, self.config.phenotype))
         if self._importance_is_due(generation):
             self._measure_importance(centre)
-        head, tail = self.network.split(block)
-        genes = self.layout.size - tail.layout.size
-        part = self.batch(generation)
-        if head.layers:
-            precision = self.config.precision
-            outputs = ops.network_forward(centre[:, :genes], head, part.x, precision=precision)
-            part = Part(outputs[0], part.y, part.weights)
-        return self.fitness(tails, rows, part, tail)
+        part, trace = self.batch(generation), None
+        fitness = []
+        for group in mutants:
+            if group.slices.block is None:
+                fitness.append(self.fitness(group.genes, _numbers(len(group)), part))
+            else:
+                trace = trace or self._trace(centre, part)
+                fitness.append(self._mutants_fitness(group, trace, part))
+        return np.concatenate(fitness)
+
+    def _trace(self, centre: F32, part: Part) -> Trace:
+        config = self.config
+        if self._phenotype is not None:
+            wanted = "direct, where genes are of layers"
+            raise ArgumentError(message("phenotype", wanted, config.phenotype))
+        return Trace(self.network, centre, part.x, precision=config.precision, device=self.device)
+
+    def _mutants_fitness(self, mutants: Mutants, trace: Trace, part: Part) -> F32:
+        """One kernel computes losses of fp32 on the host, several ones everything else."""
+        fused = self._objective is None and self.config.objective in _WEIGHTED
+        if fused and self.device == "cpu" and self.config.precision == "fp32":
+            x, rest, genes = trace.from_layer(mutants.slices.block)
+            targets, loss = self._loss_of(part.y)
+            losses: F32
+            losses, _ = ops.mutant_loss(
+                mutants.genes,
+                mutants.index,
+                genes,
+                rest,
+                x,
+                targets,
+                sample_weights=part.weights,
+                loss=loss,
+            )
+            return -losses
+        fitness = []
+        for piece in trace.pieces(mutants):
+            halfway = Part(piece.values, part.y, part.weights)
+            rows = np.zeros(len(piece.values), np.int32)
+            fitness.append(self.fitness(piece.genes, rows, halfway, piece.rest))
+        return np.concatenate(fitness)
 
     def fitness(self, genomes: F32, rows: I32, part: Part, network: Network | None = None) -> F32:
         """The objective float32 [S] on a part. Raises ObjectiveError naming who failed.
 
-        ``network``: what takes the genomes and the part; None means the problem's.
+        ``network``: what takes the genomes and the part; None means the problem's. Its samples may
+        be each individual's own, [S, N, ...].
         """
         network = network or self.network
+        own_samples = len(part.x.shape) == len(network.input_shape) + 2
         fitness = np.empty(len(rows), np.float32)
         for slots, bank, index in self._weights(genomes, rows, part):
+            seen = Part(part.x[slots], part.y, part.weights) if own_samples else part
             if self._objective is None:
-                fitness[slots] = self._fused_fitness(bank, index, part, network)
+                fitness[slots] = self._fused_fitness(bank, index, seen, network)
             else:
-                logits = self._logits(bank, index, part, network)
+                logits = self._logits(bank, index, seen, network)
                 fitness[slots] = _apply(self._objective, logits, part.y, slots.start)
         return fitness
 
@@ -346,25 +380,28 @@ class Classification:
         if self.config.objective == "accuracy":
             right = self._correct(bank, index, part, network)
             return (right / len(part.y)).astype(np.float32)
-        mse = self.config.objective == "mse"
+        targets, name = self._loss_of(part.y)
         loss, _ = ops.network_loss(
             bank,
             network,
             part.x,
-            self._targets(part.y) if mse else part.y,
+            targets,
             index=index,
             sample_weights=part.weights,
-            loss="mse" if mse else "cross_entropy",
+            loss=name,
             precision=self.config.precision,
         )
         return -_devices.to_host(loss)
 
-    def _targets(self, labels: I64) -> F32:
-        """One-hot float32 [B, C], where the labels are."""
+    def _loss_of(self, labels: I64) -> tuple[F32 | I64, LossName]:
+        """What the objective's loss compares with, and its name: labels, or for mse one-hot
+        float32 [B, C], where the labels are."""
+        if self.config.objective != "mse":
+            return labels, "cross_entropy"
         classes = np.arange(self.network.output_shape[0])
         hot = np.asarray(_devices.to_host(labels)[:, None] == classes, np.float32)
         targets: F32 = _devices.from_host(self.device, hot)
-        return targets
+        return targets, "mse"
 
     def _correct(self, bank: F32, index: I32, part: Part, network: Network) -> I64:
         """Right predictions int64 [S]."""

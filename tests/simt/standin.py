@@ -37,6 +37,19 @@ class OnHarness:
     def __setitem__(self, key: Any, other: OnHarness) -> None:
         self.values[key] = other.values
 
+    def __neg__(self) -> OnHarness:
+        return OnHarness(-self.values, self.number)
+
+    def reshape(self, *shape: int) -> OnHarness:
+        return OnHarness(self.values.reshape(*shape), self.number)
+
+    def swapaxes(self, first: int, second: int) -> OnHarness:
+        return OnHarness(self.values.swapaxes(first, second), self.number)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.values.shape
+
     def strided(
         self, dtype: npt.DTypeLike, shape: tuple[int, ...], strides: tuple[int, ...], offset: int
     ) -> OnHarness:

@@ -19,9 +19,10 @@ Generated from `evokern/_table.py` by `python tests/tools/backends_page.py`.
 
 **bits**: in fp32 the bits of the reference, on any device, instruction set and number of
 threads. **close**: within `evokern.testing.error_bound`, which is carried along the float64 result;
-there are no other tolerances. `precision="bf16"` gives the reference's bits on cpu where the
-processor has no bf16 products of its own, else it is close; on cuda it is an error; `tf32` runs on
-triton only.
+there are no other tolerances. **-**: devices compose it of others (`mutant_loss`: in
+`evokern/problems/mutants.py`, the same bits). `precision="bf16"` gives the reference's bits on cpu
+where the processor has no bf16 products of its own, else it is close; on cuda it is an error;
+`tf32` runs on triton only.
 
 """
 

@@ -25,7 +25,7 @@ LAYERS = [
     "_table",
     "_devices _arrays _default _dispatch _checks",
     "ops extension",
-    "population selection schedules nes ensemble checkpoint metrics archive comparison"
+    "population slices selection schedules nes ensemble checkpoint metrics archive comparison"
     " plots progress tensorboard",
     "problems",
     "drivers",

@@ -1,4 +1,4 @@
-"""Networks that are a centre's but for 8 units of one layer: `ops.mutant_loss`.
+"""Networks that are a centre's but for 4 units of one layer: `ops.mutant_loss`.
 
 A generation of `evokern ea --preset best` evaluates such mutants of every layer. The rivals do the
 same sums; whole networks, by `ops.network_loss`, show what the kernel saves.
@@ -26,7 +26,7 @@ from evokern.slices import Slices, slices_of
 
 F32 = npt.NDArray[np.float32]
 
-UNITS = 8
+UNITS = 4
 _CHUNK = 16  # mutants whose values stay in the caches, for a rival
 
 

@@ -80,6 +80,7 @@ def mutant_loss_cases() -> Iterator[Case]:
         yield case(f"batch {batch}", batch=batch)
     for slots in (0, *ODD_SIZES):
         yield case(f"{slots} slots", slots=slots, batch=3)
+    yield case("one slot of many samples", slots=1, batch=257)
     for axes, loss in itertools.product(("B", "SB"), losses):
         yield case(f"weights {axes}, {loss}", weighted=axes, loss=loss, labels_shared=axes == "B")
     for memory in MEMORY:

@@ -19,7 +19,7 @@ from evokern.__main__ import main
 from evokern.drivers.es import ES, ESConfig, next_generation
 from evokern.drivers.train import WatchConfig
 from evokern.drivers.train_es import train_es
-from evokern.errors import ArgumentError, DtypeError, FitnessError, ShapeError
+from evokern.errors import ArgumentError, DtypeError, FitnessError, ObjectiveError, ShapeError
 from evokern.metrics import read_metrics
 from evokern.nes import rank_utilities
 from evokern.problems import datasets
@@ -181,6 +181,68 @@ def test_a_generation_of_slices_is_eq_8_9_for_each() -> None:
         np.testing.assert_allclose(es.centre[0], expected, rtol=0, atol=1e-5)
 
 
+def test_few_offspring_of_many_slices() -> None:
+    """Three offspring of eight units: one each, the others only decay; large steps are no error."""
+    config = ESConfig(
+        population=5,
+        sigma=0.01,
+        learning_rate=280,
+        weight_decay=0.1,
+        seed=3,
+        units=(1, 7),
+        shares=(3, 2),
+    )
+    es = ES(LAYOUT, config)
+    for generation in (1, 2, 3):
+        before, offspring = es.centre.copy(), es.ask()
+        es.tell(np.array([3, 1, 2, 1, 2], F))
+        left = 1 - 0.1 * float(config.sigma_of(generation)) / 0.01
+        expected = before[0].astype(np.float64)
+        expected[: LAYOUT.offsets[2]] *= left
+        for slot, utility, rate in (
+            *((0, 1, 280 / np.sqrt(8)), (1, -1, 280 / np.sqrt(8))),
+            *((3, -1, 280 / 2), (4, 1, 280 / 2)),
+        ):
+            expected += rate * utility * (offspring[slot] - before[0])
+        np.testing.assert_allclose(es.centre[0], expected, rtol=0, atol=1e-4)
+
+
+def test_an_error_of_one_layer_leaves_all_as_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
+    es = ES(LAYOUT, ESConfig(population=10, **UNITS))
+    es.ask()
+    before, real, calls = es.centre.copy(), ES._combine, []
+
+    def fails(es: ES, *arguments: Any) -> None:
+        calls.append(real(es, *arguments))
+        if len(calls) == 2:
+            raise MemoryError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(ES, "_combine", fails)
+        with pytest.raises(MemoryError):
+            es.tell(np.arange(10))
+    assert_array_equal(es.centre, before)
+    es.tell(np.arange(10))
+
+
+def test_who_failed_is_named(dataset: Dataset) -> None:
+    """By the number among all offspring, whatever the layer and the piece."""
+    config = ClassificationConfig(batch=32)
+    seen = 0
+
+    def objective(logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
+        nonlocal seen
+        seen += len(logits)
+        if seen > 6:
+            raise ValueError("no")
+        return np.zeros(len(logits), F)
+
+    problem = Classification(dataset, NETWORK, config, seed=5, objective=objective)
+    es = ES(LAYOUT, ESConfig(population=10, **UNITS))
+    with pytest.raises(ObjectiveError, match="objective: failed on individual 6: ValueError: no"):
+        next_generation(es, problem)
+
+
 def test_it_finds_the_best_genome() -> None:
     es = ES(LAYOUT, ESConfig(population=60, sigma=0.1, learning_rate=8, sigma_decay=0.99))
     start = sphere(es.centre)[0]
@@ -224,7 +286,7 @@ def test_one_kernel_and_several_give_the_same_bits(dataset: Dataset) -> None:
     part = problem.batch(1)
     trace = Trace(NETWORK, es.centre, part.x, precision="fp32", device="cpu")
     for mutants in es.ask_mutants():
-        x, rest, genes = trace.from_layer(mutants.slices.block)
+        x, rest, genes = trace.from_layer(mutants.slices)
         one, _ = ops.mutant_loss(mutants.genes, mutants.index, genes, rest, x, part.y)
         several = [
             ops.network_loss(
@@ -265,7 +327,7 @@ def test_slices_want_dense_layers_and_direct_genes(dataset: Dataset) -> None:
     assert len(next_generation(es, problem)) == 10
     for precision in ("fp32", "bf16"):
         es = ES(LAYOUT, ESConfig(population=10, units=(8, 7, 2)))
-        with pytest.raises((ArgumentError, ShapeError), match="all 4 outputs of the last layer"):
+        with pytest.raises(ArgumentError, match="units: expected all 4 outputs of the last layer"):
             next_generation(es, problem_of(dataset, precision=precision))
 
 
@@ -291,6 +353,13 @@ def test_slices_want_dense_layers_and_direct_genes(dataset: Dataset) -> None:
         ({"shares": (1,)}, ArgumentError, "shares: expected as many numbers as units"),
         ({"units": (8, 8), "shares": (0, 0)}, ArgumentError, "shares: expected numbers that are"),
         ({"units": (8, 8), "shares": (1, -1)}, ArgumentError, "shares: expected an int in"),
+        ({"units": 8}, DtypeError, "units: expected numbers, one per layer, got int 8"),
+        ({"shares": None}, DtypeError, "shares: expected numbers, one per layer"),
+        (
+            {"population": 10, "units": (1, 1, 1), "shares": (50, 1, 49)},
+            ArgumentError,
+            r"population: expected at least 2 offspring for each layer .*\[5, 0, 5\]",
+        ),
         ({"population": 3, "units": (8, 8)}, ArgumentError, "population: expected at least 2 off"),
         ({"init": "zeros"}, ArgumentError, "init: expected one of"),
         ({"seed": -1}, ArgumentError, "seed: "),

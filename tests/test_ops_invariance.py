@@ -14,6 +14,7 @@ from contextlib import contextmanager
 
 import cases_categorical
 import cases_lineage
+import cases_mutants
 import cases_network
 import cases_variation
 import numpy as np
@@ -28,8 +29,14 @@ from evokern.testing import assert_same_bits, fill_outputs_with_nan
 
 pytestmark = pytest.mark.cpp
 
-CASES = cases_variation.CASES | cases_lineage.CASES | cases_network.CASES | cases_categorical.CASES
-LARGE = ("long", "streamed", "130", "257", "wide", "4096")
+CASES = (
+    cases_variation.CASES
+    | cases_lineage.CASES
+    | cases_network.CASES
+    | cases_mutants.CASES
+    | cases_categorical.CASES
+)
+LARGE = ("long", "streamed", "130", "257", "wide", "4096", "one slot")
 
 
 def some_cases() -> Iterator[Case]:

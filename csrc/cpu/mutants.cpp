@@ -7,7 +7,7 @@ EVK_NAMESPACE_BEGIN
 
 namespace {
 
-// Of the mutants' layers, Layer 0 is the mutated one.
+// Layer 0 is the mutated one.
 struct Plan {
   bool in_part;        // some units: the next layer starts from the centre's sums
   i64 hidden, behind;  // outputs of layer 0 and, in part, of layer 1; 0 if not needed

@@ -6,7 +6,7 @@ worse half negatively (as in Salimans et al., "Evolution strategies as a scalabl
 reinforcement learning", 2017).
 
 An offspring may mutate some units of one layer only (``units``; this project): it then costs a
-fraction of a whole network (``problems/mutants.py``), and a generation learns as much from it.
+fraction of a whole network (``problems/mutants.py``).
 
 ``ES`` asks and tells, for evaluators of any kind:
 
@@ -80,12 +80,13 @@ class ESConfig:
     learning_rate: float = 14.0
     """Step of the centre along the natural gradient (Eq. 8.9)."""
     weight_decay: float = 0.0
-    """Share of the mutated weights that the centre loses per generation; it shrinks, too."""
+    """Share of the mutated layers' weights that is lost per generation; it shrinks, too."""
     units: tuple[int, ...] = ()
     """Units of the first, second, ... layer with genes that an offspring mutates: of one layer,
-    one slice of so many units. None: all genes."""
+    one slice of so many units. Empty: all genes."""
     shares: tuple[int, ...] = ()
-    """How the offspring are shared among the layers, in proportion; none: equally."""
+    """How the offspring are shared among the layers, in proportion; a layer with 0 stays as it is.
+    Empty: equally."""
     average_share: float = 0.1
     """Share of the generations so far that the average of centres spans; 0: only the last."""
     init: InitScheme = "glorot_uniform"
@@ -110,20 +111,28 @@ class ESConfig:
         self._expect("sigma_decay", 0 < self.sigma_decay <= 1, "a factor in (0, 1]")
         for name, least in (("units", 1), ("shares", 0)):
             numbers = getattr(self, name)
+            if not isinstance(numbers, tuple | list):
+                wanted = "numbers, one per layer"
+                raise DtypeError(message(name, wanted, f"{type(numbers).__name__} {numbers!r}"))
             values = tuple(integer(name, value, least, _LARGEST) for value in numbers)
             self._set(name, values)
         if self.shares:
             self._expect("shares", len(self.shares) == len(self.units), "as many numbers as units")
             self._expect("shares", sum(self.shares) > 0, "numbers that are not all 0")
-        wanted = f"at least 2 offspring for each layer, {list(self.offspring)} now"
-        self._expect("population", 1 not in self.offspring, wanted)
+        few = [n < 2 and share > 0 for n, share in zip(self.offspring, self._shares, strict=True)]
+        wanted = f"at least 2 offspring for each layer with a share ({list(self.offspring)} now)"
+        self._expect("population", not any(few), wanted)
 
     @property
     def offspring(self) -> tuple[int, ...]:
         """Offspring that mutate each layer of ``units``; all of them without."""
-        shares = self.shares or (1,) * max(1, len(self.units))
+        shares = self._shares
         ends = [self.population * sum(shares[: i + 1]) // sum(shares) for i in range(len(shares))]
         return tuple(end - start for start, end in zip([0, *ends], ends, strict=False))
+
+    @property
+    def _shares(self) -> tuple[int, ...]:
+        return self.shares or (1,) * max(1, len(self.units))
 
     def sigma_of(self, generation: int) -> np.float32:
         """The mutation strength of generation 1, 2, ..."""
@@ -206,7 +215,11 @@ class ES:
         return genomes
 
     def ask_mutants(self) -> list[Mutants]:
-        """The same without a copy: for every layer that is mutated, what is not the centre's."""
+        """The same without a copy: for every layer that is mutated, what is not the centre's.
+
+        The genes are the strategy's own: ``tell`` recombines them, the next ``ask`` overwrites
+        them.
+        """
         sigma = self.config.sigma_of(self.generation)
         for group in self._groups:
             group.slices.read(self.centre, group.centres)
@@ -240,6 +253,7 @@ class ES:
             own = told[group.first : group.first + group.size]
             parents, weights = group.recombination(own, self.generation, rate, decay)
             self._combine(group.bank, parents, weights, group.new_rows)
+        for group in self._groups:
             group.slices.write(group.bank[group.new_rows[0] :], self.centre)
         self._average_in()
         self._asked = False
@@ -326,7 +340,8 @@ class _Group:
     def recombination(
         self, fitness: F32, generation: int, rate: np.float32, decay: np.float32
     ) -> tuple[I32, F32]:
-        """Parents [R, count] and weights of the centre's next slices: Eq. 8.9 for each slice.
+        """Parents [R, count] and weights of the centre's next slices: for each, with its n
+        offspring, c + rate / (sqrt(count) n) * sum of u_s (x_s - c), Eq. 8.9, less the decay.
 
         A slice has 1 / count of the layer's squared gradient: with 1 / sqrt(count) of the rate,
         the layer's step is as long as if all its units were mutated at once.
@@ -334,12 +349,14 @@ class _Group:
         count, index = self.slices.count, self.index_at(generation)
         rates = rate / np.sqrt(count) / np.maximum(1, np.bincount(index, minlength=count))
         steps = (rates[index] * rank_utilities(-fitness)).astype(np.float32)
-        turns = np.arange(self.size) // count  # offspring i and i + count mutate the same slice
-        parents = np.full((turns[-1] + 3, count), count + self.size, np.int32)  # +0
+        place = np.arange(self.size) // count  # offspring i and i + count mutate the same slice
+        parents = np.full((place[-1] + 3, count), count + self.size, np.int32)  # +0
         weights = np.zeros(parents.shape, np.float32)
-        parents[0], parents[1 + turns, index] = np.arange(count), count + np.arange(self.size)
-        weights[-1], weights[1 + turns, index] = decay, steps
-        weights[0] = [1 - math.fsum(others) for others in weights[1:].T.tolist()]
+        parents[0], parents[1 + place, index] = np.arange(count), count + np.arange(self.size)
+        weights[1 + place, index] = steps
+        weights[0] = [1 - math.fsum([decay, *others]) for others in weights[1:-1].T.tolist()]
+        # +0 takes the decay, and what rounding left.
+        weights[-1] = [1 - math.fsum(others) for others in weights[:-1].T.tolist()]
         return parents, weights
 
 

@@ -16,7 +16,7 @@ from evokern._arrays import (
 from evokern._checks import evaluation, expect_either, labels_of
 from evokern._dispatch import choose
 from evokern._values import one_of
-from evokern.errors import ArgumentError, ShapeError, message
+from evokern.errors import ArgumentError, DtypeError, ShapeError, message
 from evokern.network import Dense, Network
 from evokern.rules import LOSSES, LossName
 
@@ -38,12 +38,13 @@ def mutant_loss(
 
     With U less than the layer's outputs, the next layer's sums are the centre's plus what the
     units add: (h - h0) W, ascending from +0 (this project). So a mutant costs
-    I * U + U * O2 + ... products instead of I * O + O * O2 + ....
+    I * U + U * O2 + ... products instead of I * O + O * O2 + .... Arrays are on the host; on a
+    device ``problems.mutants`` composes the same of other ops.
 
     Args:
         genes: float32 [S, I * U + U], the units' weights [I, U], then their bias [U] (none where
             the layer has none).
-        index: int32 [S]: they stand for the outputs from index * U on; U divides the outputs.
+        index: int32 [S]: the mutant's units are the outputs from index * U on; U divides them.
         centre: float32 [1, G], the genes of all that is not mutated.
         network: dense layers only; two or more unless U is all outputs.
         x: float32 [B, I], one batch for all.
@@ -52,17 +53,16 @@ def mutant_loss(
     """
     one_of("loss", loss, LOSSES)
     mutated = expect("genes", genes, np.float32, "[S, I * U + U]", 2)
-    slots = len(mutated)
-    given = evaluation(centre, network, x, np.zeros(slots, np.int32), None)
     units = _units_of(network, mutated.shape[1])
-    first = network.layers[0]
-    assert isinstance(first, Dense)
-    count = first.outputs // units
+    whole = expect("centre", centre, np.float32, "[1, G]", 2)
+    expect_shape("centre", whole, "[1, G]", (1, network.layout.size))
+    values = expect("x", x, np.float32, "[B, I], one batch for all", 2)
+    slots = len(mutated)
+    given = evaluation(whole, network, values, np.zeros(slots, np.int32), None)
+    count = network.shapes[1][0] // units
     slices = expect_host("index", index, np.int32, f"[S] with entries < {count}", 1)
     expect_shape("index", slices, "[S]", (slots,))
     expect_range("index", slices, 0, count - 1, f"slices of {units} units")
-    if given.x.ndim != 2:
-        raise ShapeError(message("x", "[B, I], one batch for all", f"{list(given.x.shape)}"))
     outputs = network.output_shape[0]
     if loss == "mse":
         targets = expect("y", y, np.float32, "[B, O] or [S, B, O]", None)
@@ -97,7 +97,9 @@ def mutant_loss(
 
 
 def _units_of(network: Network, genes: int) -> int:
-    """U of so many genes. Raises ArgumentError or ShapeError where they fit no slice."""
+    """U of so many genes. Raises an error where the network or they will not do."""
+    if not isinstance(network, Network):
+        raise DtypeError(message("network", "an evokern Network", type(network).__name__))
     if not network.layers or not all(isinstance(layer, Dense) for layer in network.layers):
         got = str([type(layer).__name__ for layer in network.layers])
         raise ArgumentError(message("network", "dense layers only", got))

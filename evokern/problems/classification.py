@@ -225,13 +225,14 @@ class Classification:
         if self._importance_is_due(generation):
             self._measure_importance(centre)
         part, trace = self.batch(generation), None
-        fitness = []
+        fitness, first = [], 0
         for group in mutants:
             if group.slices.block is None:
-                fitness.append(self.fitness(group.genes, _numbers(len(group)), part))
+                fitness.append(self.fitness(group.genes, _numbers(len(group)), part, first=first))
             else:
                 trace = trace or self._trace(centre, part)
-                fitness.append(self._mutants_fitness(group, trace, part))
+                fitness.append(self._mutants_fitness(group, trace, part, first))
+            first += len(group)
         return np.concatenate(fitness)
 
     def _trace(self, centre: F32, part: Part) -> Trace:
@@ -241,11 +242,11 @@ class Classification:
             raise ArgumentError(message("phenotype", wanted, config.phenotype))
         return Trace(self.network, centre, part.x, precision=config.precision, device=self.device)
 
-    def _mutants_fitness(self, mutants: Mutants, trace: Trace, part: Part) -> F32:
+    def _mutants_fitness(self, mutants: Mutants, trace: Trace, part: Part, first: int) -> F32:
         """One kernel computes losses of fp32 on the host, several ones everything else."""
         fused = self._objective is None and self.config.objective in _WEIGHTED
         if fused and self.device == "cpu" and self.config.precision == "fp32":
-            x, rest, genes = trace.from_layer(mutants.slices.block)
+            x, rest, genes = trace.from_layer(mutants.slices)
             targets, loss = self._loss_of(part.y)
             losses: F32
             losses, _ = ops.mutant_loss(
@@ -263,14 +264,23 @@ class Classification:
         for piece in trace.pieces(mutants):
             halfway = Part(piece.values, part.y, part.weights)
             rows = np.zeros(len(piece.values), np.int32)
-            fitness.append(self.fitness(piece.genes, rows, halfway, piece.rest))
+            at = first + piece.slots.start
+            fitness.append(self.fitness(piece.genes, rows, halfway, piece.rest, first=at))
         return np.concatenate(fitness)
 
-    def fitness(self, genomes: F32, rows: I32, part: Part, network: Network | None = None) -> F32:
+    def fitness(
+        self,
+        genomes: F32,
+        rows: I32,
+        part: Part,
+        network: Network | None = None,
+        *,
+        first: int = 0,
+    ) -> F32:
         """The objective float32 [S] on a part. Raises ObjectiveError naming who failed.
 
         ``network``: what takes the genomes and the part; None means the problem's. Its samples may
-        be each individual's own, [S, N, ...].
+        be each individual's own, [S, N, ...]. ``first``: number of the first individual.
         """
         network = network or self.network
         own_samples = len(part.x.shape) == len(network.input_shape) + 2
@@ -281,7 +291,7 @@ class Classification:
                 fitness[slots] = self._fused_fitness(bank, index, seen, network)
             else:
                 logits = self._logits(bank, index, seen, network)
-                fitness[slots] = _apply(self._objective, logits, part.y, slots.start)
+                fitness[slots] = _apply(self._objective, logits, part.y, first + slots.start)
         return fitness
 
     def logits(self, genomes: F32, part: Part) -> F32:

@@ -57,25 +57,21 @@ class Trace:
             self._inputs.append(self._run(layer, x, self._weights(block))[0])
             x = self._inputs[-1]
 
-    def from_layer(self, block: int | None) -> tuple[F32, Network, F32]:
-        """What a layer takes [N, I], the network from there on, and its genes [1, G']."""
-        assert block is not None
+    def from_layer(self, slices: Slices) -> tuple[F32, Network, F32]:
+        """What the mutated layer takes [N, I], the network from there on, its genes [1, G']."""
+        block = self._block(slices)
         rest = Network(self._layers[block:], (self._inputs[block].shape[1],))
         return self._inputs[block], rest, self._centre[:, self._layout.offsets[block] :]
 
     def pieces(self, mutants: Mutants) -> Iterator[Piece]:
         """All mutants in order, as many at a time as the caches hold."""
-        slices, block = mutants.slices, mutants.slices.block
-        assert block is not None
+        slices, block = mutants.slices, self._block(mutants.slices)
         layer, in_part = self._layers[block], slices.count > 1
         after = block + 2 if in_part else block + 1  # the first layer that is computed whole
-        if after > len(self._layers):
-            wanted = f"all {slices.outputs} outputs of the last layer"
-            raise ArgumentError(message("units", wanted, str(slices.units)))
         width = self._layers[after - 1].outputs
         rest = Network(self._layers[after:] or (Flatten(),), (width,))
         genes = self._centre[:, self._layout.size - rest.layout.size :]
-        step = max(1, _SCRATCH_BYTES // (4 * width * len(self._inputs[0])))
+        step = max(1, _SCRATCH_BYTES // (4 * max(width, slices.units) * len(self._inputs[0])))
         next_layer = self._next_layer(slices) if in_part else None
         for start in range(0, len(mutants), step):
             slots = slice(start, min(start + step, len(mutants)))
@@ -84,6 +80,14 @@ class Trace:
             if next_layer:
                 values = next_layer(values, mutants.index[slots])
             yield Piece(slots, values, rest, genes)
+
+    def _block(self, slices: Slices) -> int:
+        """The mutated layer. Raises ArgumentError where it is a part of the last one."""
+        assert slices.block is not None
+        if slices.count > 1 and slices.block + 1 == len(self._layers):
+            wanted = f"all {slices.outputs} outputs of the last layer"
+            raise ArgumentError(message("units", wanted, str(slices.units)))
+        return slices.block
 
     def _next_layer(self, slices: Slices) -> Callable[[F32, I32], F32]:
         """The function that takes the values [n, N, units] of mutated units of slices [n], and

@@ -215,8 +215,7 @@ struct NetworkParams {
 // mutants'.
 struct MutantParams {
   NetworkParams network;
-  const float*
-      genes;  // [slots, rows * units]: weights [inputs, units], then the bias if there is one
+  const float* genes;  // [slots, *]: weights [inputs, units], then the bias if there is one
   int64_t genes_stride;
   const int32_t* index;  // [slots]: which slice of `units` outputs they stand for
   int64_t units;

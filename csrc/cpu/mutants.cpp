@@ -9,7 +9,7 @@ namespace {
 
 // Layer 0 is the mutated one.
 struct Plan {
-  bool in_part;        // some units: the next layer starts from the centre's sums
+  bool in_part;        // some units: their change is added to the centre's sums of layer 1
   i64 hidden, behind;  // outputs of layer 0 and, in part, of layer 1; 0 if not needed
   i64 tile_features;   // widest row count between layers
   i64 tiles;           // per slot

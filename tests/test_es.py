@@ -10,7 +10,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from cases import threads
+from cases import Case, threads
+from cases_mutants import CASES
 from numpy.testing import assert_array_equal
 from scalar_rules import F
 
@@ -20,6 +21,7 @@ from evokern.drivers.es import ES, ESConfig, next_generation
 from evokern.drivers.train import WatchConfig
 from evokern.drivers.train_es import train_es
 from evokern.errors import ArgumentError, DtypeError, FitnessError, ObjectiveError, ShapeError
+from evokern.layout import rows_of
 from evokern.metrics import read_metrics
 from evokern.nes import rank_utilities
 from evokern.problems import datasets
@@ -27,6 +29,7 @@ from evokern.problems import mutants as mutants_module
 from evokern.problems.classification import Classification, ClassificationConfig
 from evokern.problems.datasets import Dataset
 from evokern.problems.mutants import Trace
+from evokern.slices import Mutants, slices_of
 
 NETWORK = Network(
     (MaxPool2d(2), Flatten(), Dense(8, "relu"), Dense(7, "tanh"), Dense(4)), (1, 6, 6)
@@ -279,26 +282,26 @@ def test_objectives(dataset: Dataset, objective: Any, precision: Any) -> None:
     np.testing.assert_allclose(fitness, expected, rtol=0, atol=tolerance)
 
 
-def test_one_kernel_and_several_give_the_same_bits(dataset: Dataset) -> None:
+@pytest.mark.parametrize("case", CASES["mutant_loss"], ids=str)
+def test_one_kernel_and_several_give_the_same_bits(case: Case) -> None:
     """What devices compose of their kernels is what the host's one kernel computes."""
-    problem = problem_of(dataset)
-    es = ES(LAYOUT, ESConfig(population=40, seed=1, **UNITS))
-    part = problem.batch(1)
-    trace = Trace(NETWORK, es.centre, part.x, precision="fp32", device="cpu")
-    for mutants in es.ask_mutants():
-        x, rest, genes = trace.from_layer(mutants.slices)
-        one, _ = ops.mutant_loss(mutants.genes, mutants.index, genes, rest, x, part.y)
-        several = [
-            ops.network_loss(
-                piece.genes,
-                piece.rest,
-                piece.values,
-                part.y,
-                index=np.zeros(len(piece.values), np.int32),
-            )[0]
-            for piece in trace.pieces(mutants)
-        ]
-        assert_array_equal(np.concatenate(several), one)
+    (genes, index, centre, network, x, y), options = case.make()
+    one, correct = ops.mutant_loss(genes, index, centre, network, x, y, **options)
+    units = genes.shape[1] // rows_of(network.layout.blocks[0])
+    mutants = Mutants(slices_of(network.layout, 0, units), index, genes)
+    weights = options.pop("sample_weights", None)
+    for piece in Trace(network, centre, x, precision="fp32", device="cpu").pieces(mutants):
+        several = ops.network_loss(
+            piece.genes,
+            piece.rest,
+            piece.values,
+            y if len(y) == len(x) else y[piece.slots],
+            index=np.zeros(len(piece.values), np.int32),
+            sample_weights=weights if np.ndim(weights) < 2 else weights[piece.slots],
+            **options,
+        )
+        assert_array_equal(several[0], one[piece.slots])
+        assert_array_equal(several[1], correct[piece.slots])
 
 
 def test_many_mutants_are_computed_in_pieces(

@@ -92,7 +92,11 @@ def _offspring(
     """
     rng = np.random.default_rng([genes, slots, parents])
     genes = genes if layout is None else layout.size
-    genomes = MEMORY[memory](values(6, genes))
+    genomes = values(6, genes)
+    if memory == "one row":
+        genomes = np.broadcast_to(genomes[:1], genomes.shape)
+    else:
+        genomes = MEMORY[memory](genomes)
     rows = rng.integers(0, 6, (parents, slots), np.int32)
     rows[:, 1:2] = 4
     sigma = rng.random(slots, F) * F(strength)
@@ -148,6 +152,7 @@ def crossover_mutate_cases() -> Iterator[Case]:
     for kind, memory in itertools.product(CROSSOVER_KINDS, MEMORY):
         options = {"kind": kind, "layout": ROWS, "parents": 3}
         yield case(f"{memory}, {kind}", memory=memory, **options)
+        yield case(f"all genomes one row, {kind}", memory="one row", **options)
         yield case(f"out {memory}, {kind}", out_memory=memory, **options)
         yield case(f"out_rows {memory}, {kind}", memory=memory, in_bank=True, **options)
     for kind in CROSSOVER_KINDS:

@@ -40,10 +40,8 @@ struct Offspring {
         first(parent(0)),
         out(p.out + (p.out_rows ? p.out_rows[number] : number) * p.out_stride) {}
 
-  const float* parent(i64 r) const {
-    return params.genomes +
-           params.parents[r * params.parents_stride + slot] * params.genomes_stride;
-  }
+  i64 row(i64 r) const { return params.parents[r * params.parents_stride + slot]; }
+  const float* parent(i64 r) const { return params.genomes + row(r) * params.genomes_stride; }
   float weight(i64 r) const { return params.weights[r * params.weights_stride + slot]; }
   bool mutates() const { return sigma != 0.0f && mutation.threshold != 0; }
 
@@ -53,7 +51,7 @@ struct Offspring {
         params.kind == CrossoverKind::kUniform || params.kind == CrossoverKind::kRows;
     if (draws && rate_threshold == 0) return CrossoverKind::kNone;
     for (i64 r = 1; r < parent_count; ++r) {
-      if (parent(r) != first) return params.kind;
+      if (row(r) != row(0)) return params.kind;
     }
     return CrossoverKind::kNone;
   }

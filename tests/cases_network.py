@@ -59,6 +59,13 @@ def _evaluation(
     return (genomes, network, x), options
 
 
+def few_infinities(*shape: int) -> np.ndarray:
+    """Normals; times the 0 of a padded weight, the few infinities are NaN."""
+    values = numbers(*shape)
+    values[np.random.default_rng(3).random(shape) < 0.03] = np.inf
+    return values
+
+
 def few_special_numbers(*shape: int) -> np.ndarray:
     """Mostly normals."""
     return special_numbers(*shape, share=0.01)
@@ -87,6 +94,9 @@ def network_forward_cases() -> Iterator[Case]:
     for values, precision in itertools.product((special_numbers, small_numbers), ("fp32", "bf16")):
         name = f"{values.__name__}, {precision}"
         yield case(name, FLAT["all activations"], values=values, precision=precision)
+    for widths in ((5,), (16, 5), (5, 16), (17, 33, 5)):
+        network = Network.mlp(4, widths, 3, activation="tanh")
+        yield case(f"few infinities, {widths}", network, values=few_infinities)
     yield case("special_numbers, pools", FLAT["pools"], values=special_numbers)
     yield case("no index", thesis, indexed=False)
     if NEW_LAYERS:

@@ -73,6 +73,14 @@ def test_within_the_error_bound(case: Case, column: str) -> None:
     assert_within_bounds(case, run(case, column))
 
 
+INFINITIES = [case for case in ALL_CASES if case.name.startswith("few infinities")]
+
+
+@pytest.mark.parametrize(("case", "column"), with_columns(INFINITIES, bits=False))
+def test_nan_comes_only_where_the_reference_has_it(case: Case, column: str) -> None:
+    assert_same_bits(*(np.isnan(run(case, where)[0]) for where in (column, "reference")))
+
+
 @pytest.mark.cpp
 @on_every_instruction_set
 def test_out_is_written_and_nothing_beside_it() -> None:

@@ -115,6 +115,14 @@ def _add_layer(total, z, w, k, n, inputs, outputs, MOST: tl.constexpr, PRECISION
 
 
 @triton.jit
+def _nothing_behind(z, n, OUTPUTS: tl.constexpr, WIDTH: tl.constexpr):
+    """z [BM, n] with 0 in columns that are no output: an infinite input makes them NaN."""
+    if OUTPUTS % WIDTH != 0:
+        z = tl.where(n[None, :] < OUTPUTS, z, 0.0)
+    return z
+
+
+@triton.jit
 def _bias_of(w, first, n, OUTPUTS: tl.constexpr, BIAS: tl.constexpr):
     """Where sums start: float32 [1, n]."""
     n = n[None, :]
@@ -157,9 +165,9 @@ def _two_layers(
         h = zeros(SLOTS, m.shape[0], BN)
         h += _bias_of(w, INPUTS * HIDDEN, n, HIDDEN, BIASES[0])
         h = add_products(h, x, x_sample, x_scale, samples, w, HIDDEN, INPUTS, m, n, PRECISION, BK)
-        h = activate(h, CODES[0], SLOPES[0])
+        h = _nothing_behind(activate(h, CODES[0], SLOPES[0]), n, HIDDEN, BN)
         total = _add_layer(total, h, v, part, o, HIDDEN, OUTPUTS, MOST, PRECISION)
-    return activate(total, CODES[1], SLOPES[1])
+    return _nothing_behind(activate(total, CODES[1], SLOPES[1]), o, OUTPUTS, WIDTHS[2])
 
 
 @triton.jit
@@ -176,25 +184,27 @@ def _layer(
     PRECISION: tl.constexpr,
     SLOTS: tl.constexpr,
 ):
-    """A layer on z [BM, at least INPUTS]: [BM, WIDTH]. What is behind in z is finite."""
+    """A layer on z [BM, at least INPUTS], 0 behind them: [BM, WIDTH], 0 behind OUTPUTS."""
     n = tl.arange(0, WIDTH)
     total = zeros(SLOTS, z.shape[-2], WIDTH)
     total += _bias_of(w, INPUTS * OUTPUTS, n, OUTPUTS, BIAS)
     total = _add_layer(total, z, w, 0, n, INPUTS, OUTPUTS, MOST, PRECISION)
-    return activate(total, CODE, SLOPE)
+    return _nothing_behind(activate(total, CODE, SLOPE), n, OUTPUTS, WIDTH)
 
 
 @triton.jit
 def _cross_entropy(z, n, label, count):
     """Losses of z [BM, n], float32 [BM, 1], and whether they are right, int32.
 
-    ``label`` is [BM, 1], n is [1, BN], and ``count`` outputs count.
+    ``label`` is [BM, 1], n is [1, BN], and ``count`` outputs count. NaN where the label is none
+    of them.
     """
     counted = n < count
     largest = tl.max(tl.where(counted, z, float("-inf")), axis=-1, keep_dims=True)
     broken = tl.max((counted & (z != z)).to(tl.int32), axis=-1, keep_dims=True)
     total = tl.sum(tl.where(counted, exp(z - largest), 0.0), axis=-1, keep_dims=True)
     wanted = tl.sum(tl.where(n == label, z, 0.0), axis=-1, keep_dims=True)
+    wanted = tl.where((label >= 0) & (label < count), wanted, float("nan"))
     # The first of equals.
     places = tl.where(counted & (z == largest), n, n.shape[-1])
     best = tl.min(places, axis=-1, keep_dims=True)

@@ -8,6 +8,7 @@ and no layer with parameters has come yet, one for all. A place is taken again o
 from __future__ import annotations
 
 import math
+from bisect import bisect_right
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any
@@ -241,16 +242,17 @@ def _layout(
         return _aligned(4 * many * samples * _whole_fours(places.features[place]))
 
     numbers = range(len(places.features))
-    of_slot = samples * _RESULT_BYTES if loss else 0
-    of_slot += sum(size(place, 1) for place in numbers if places.per_slot[place])
-    of_all = sum(size(place, 1) for place in numbers if not places.per_slot[place]) + _ALIGNMENT
-    fit = max(1, (limit - of_all) // max(1, of_slot))
+
+    def offsets(chunk: int) -> list[int]:
+        return [sum(size(place, chunk) for place in range(n)) for n in (*numbers, len(numbers))]
+
+    def total(chunk: int) -> int:
+        return offsets(chunk)[-1] + (_aligned(chunk * samples * _RESULT_BYTES) if loss else 0)
+
+    fit = max(1, bisect_right(range(slots + 1), limit, key=total) - 1)
     # Chunks of one size, as nearly as can be.
     chunk = -(-slots // -(-slots // fit)) if slots else 1
-    offsets = [0]
-    for place in numbers:
-        offsets.append(offsets[-1] + size(place, chunk))
-    return chunk, offsets, offsets[-1] + (_aligned(chunk * samples * _RESULT_BYTES) if loss else 0)
+    return chunk, offsets(chunk), total(chunk)
 
 
 def _whole_fours(features: int) -> int:

@@ -327,6 +327,23 @@ def test_tensors_give_tensors() -> None:
         ops.nes_sample(table.requires_grad_(), 8, seed=1, step=2)
 
 
+def test_out_lies_apart_from_inputs() -> None:
+    """But for the probabilities that an update replaces."""
+    memory = np.zeros(40, F)
+    table = memory[:15].reshape(5, 3)
+    table[:] = distributions(5, 3)
+    drawn, losses = ops.nes_sample(table, 4, seed=1, step=2), np.zeros(4, F)
+    words = "out: expected memory apart from probabilities, got an overlap"
+    with pytest.raises(ArgumentError, match=words):
+        ops.nes_sample(table, 3, seed=1, step=2, out=memory[:15].view(np.int32).reshape(3, 5))
+    options = {"learning_rate": 0.1}
+    with pytest.raises(ArgumentError, match=words):
+        ops.nes_update(table, drawn, losses, out=memory[3:18].reshape(5, 3), **options)
+    with pytest.raises(ArgumentError, match="out: expected memory apart from losses"):
+        ops.nes_update(table, drawn, memory[16:20], out=memory[15:30].reshape(5, 3), **options)
+    assert_same_bits(table, distributions(5, 3))
+
+
 def sample(**changes: Any) -> Any:
     options = {"probabilities": distributions(5, 3), "samples": 4, "seed": 1, "step": 2}
     return ops.nes_sample(**(options | changes))

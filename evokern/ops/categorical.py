@@ -53,7 +53,10 @@ def nes_sample(
     integer("step", step, 0, 2**32 - 1)
     table, absent = _distributions(probabilities, mask)
     shape = (samples, len(table))
-    target = None if out is None else output(out, shape, "[S, N]", dtype=np.int32)
+    target = None
+    if out is not None:
+        inputs = _named(probabilities=table, mask=absent)
+        target = output(out, shape, "[S, N]", dtype=np.int32, in_place="", **inputs)
     # On the host into an array of its own, so that out outlives an error.
     result = target
     if not isinstance(result, DeviceArray):
@@ -118,7 +121,10 @@ def nes_update(
     expect_shape("assignments", chosen, "[S, N]", (len(loss), len(table)))
     if min_probability * table.shape[1] > 1:
         _check_minimum(min_probability, table, absent)
-    target = None if out is None else output(out, table.shape, "[N, K]")
+    target = None
+    if out is not None:
+        inputs = _named(probabilities=table, assignments=chosen, losses=loss, mask=absent)
+        target = output(out, table.shape, "[N, K]", in_place="probabilities", **inputs)
     result = target
     if not isinstance(result, DeviceArray):
         result = empty_beside(table, table.shape, np.float32, "out [N, K]")
@@ -156,6 +162,11 @@ def _distributions(probabilities: Array, mask: Array | None) -> tuple[Host, Host
     absent = expect("mask", mask, np.bool_, "[N, K]", 2)
     expect_shape("mask", absent, "[N, K]", table.shape)
     return table, absent
+
+
+def _named(**arrays: Host | None) -> dict[str, Host]:
+    """Those that are there."""
+    return {name: array for name, array in arrays.items() if array is not None}
 
 
 def _check_minimum(min_probability: float, table: Host, absent: Host | None) -> None:

@@ -2,6 +2,7 @@
 // pointers and strides.
 #include "cpu/bindings.h"
 
+#include <atomic>
 #include <cstdlib>
 
 // The declarations of the other instruction sets' kernels.
@@ -80,11 +81,14 @@ bool use_instruction_set(const std::string& name) {
 }
 
 // Threads that evokern.set_threads asked for; 0 leaves it to OpenMP (and so to torch).
-int wanted_threads = 0;
+std::atomic<int> wanted_threads = 0;
 
 }  // namespace
 
-int thread_count() { return wanted_threads > 0 ? wanted_threads : omp_get_max_threads(); }
+int thread_count() {
+  const int wanted = wanted_threads;
+  return wanted > 0 ? wanted : omp_get_max_threads();
+}
 
 namespace {
 

@@ -37,10 +37,13 @@ extern const Kernels* active;
 int thread_count();
 
 // While a kernel runs: no GIL, and the wanted number of threads, whichever Python thread calls
-// (OpenMP keeps its own number per calling thread, which comes back afterwards).
+// (OpenMP keeps its own number per calling thread, which comes back afterwards). Whoever has
+// scratch for so many threads passes the number it has: another Python thread may set another.
 class Running {
  public:
-  Running() : before_(omp_get_max_threads()) { omp_set_num_threads(thread_count()); }
+  explicit Running(int threads = thread_count()) : before_(omp_get_max_threads()) {
+    omp_set_num_threads(threads);
+  }
   ~Running() { omp_set_num_threads(before_); }
   Running(const Running&) = delete;
 

@@ -7,28 +7,47 @@ namespace {
 constexpr int64_t kParallelDraws = 1 << 20;
 constexpr int64_t kBriefDraws = 1 << 14;
 
-int64_t draws(const evk::CategoricalRows& rows, int64_t samples) {
-  return rows.count * rows.choices * samples;
-}
+// What a call of the kernels has beside its parameters: the rows, scratch memory for as many
+// threads as it runs, the first fault.
+class RowsCall {
+ public:
+  // `scratch_size` floats of every thread, then `shared` ones for all.
+  RowsCall(evk::CategoricalRows& rows, const Array& probabilities, const OptionalArray& mask,
+           int64_t samples, int64_t scratch_size, int64_t shared)
+      : threads_(thread_count()) {
+    rows.probabilities = data<float>(probabilities);
+    rows.stride = stride(probabilities, 0);
+    rows.mask = data<bool>(mask);
+    rows.mask_stride = mask ? stride(*mask, 0) : 0;
+    rows.count = probabilities.shape(0);
+    rows.choices = probabilities.shape(1);
+    draws_ = rows.count * rows.choices * samples;
+    rows.parallel = draws_ >= kParallelDraws;
+    rows.scratch_size = scratch_size;
+    const int64_t own = (rows.parallel ? threads_ : 1) * scratch_size;
+    memory_ = allocate(static_cast<size_t>(own + shared) * sizeof(float));
+    rows.scratch = static_cast<float*>(memory_.get());
+    shared_ = rows.scratch + own;
+    rows.fault = &fault_;
+  }
 
-// `scratch_size` floats of every thread, then `shared` ones for all.
-std::unique_ptr<void, AlignedDelete> prepare(evk::CategoricalRows& rows, const Array& probabilities,
-                                             const OptionalArray& mask, int64_t samples,
-                                             int64_t scratch_size, int64_t shared) {
-  rows.probabilities = data<float>(probabilities);
-  rows.stride = stride(probabilities, 0);
-  rows.mask = data<bool>(mask);
-  rows.mask_stride = mask ? stride(*mask, 0) : 0;
-  rows.count = probabilities.shape(0);
-  rows.choices = probabilities.shape(1);
-  rows.parallel = draws(rows, samples) >= kParallelDraws;
-  rows.scratch_size = scratch_size;
-  const int64_t size = (rows.parallel ? thread_count() : 1) * scratch_size + shared;
-  std::unique_ptr<void, AlignedDelete> memory(
-      ::operator new(static_cast<size_t>(size) * sizeof(float), std::align_val_t{64}));
-  rows.scratch = static_cast<float*>(memory.get());
-  return memory;
-}
+  float* shared() const { return shared_; }
+
+  // The first fault, or -1. `more` steps come beside the draws.
+  template <class Params>
+  int64_t run(void (*kernel)(const Params&), const Params& p, int64_t more = 0) {
+    std::optional<Running> running;
+    if (draws_ + more >= kBriefDraws) running.emplace(threads_);
+    kernel(p);
+    return fault_;
+  }
+
+ private:
+  int threads_;
+  int64_t draws_, fault_ = -1;
+  Memory memory_;
+  float* shared_;
+};
 
 // -1, or the first row of probabilities that is no distribution.
 int64_t nes_sample(const Array& probabilities, const OptionalArray& mask, const Array& out,
@@ -39,14 +58,9 @@ int64_t nes_sample(const Array& probabilities, const OptionalArray& mask, const 
   p.step = step;
   p.out = mutable_data<int32_t>(out);
   p.out_stride = stride(out, 0);
-  const auto memory = prepare(p.rows, probabilities, mask, p.samples,
-                              evk::kMostCategoricalRows * probabilities.shape(1), 0);
-  int64_t fault = -1;
-  p.rows.fault = &fault;
-  std::optional<Running> running;
-  if (draws(p.rows, p.samples) >= kBriefDraws) running.emplace();
-  active->nes_sample(p);
-  return fault;
+  const int64_t scratch = evk::kMostCategoricalRows * probabilities.shape(1);
+  RowsCall call(p.rows, probabilities, mask, p.samples, scratch, 0);
+  return call.run(active->nes_sample, p);
 }
 
 // As nes_sample; the number of rows stands for a wrong assignment.
@@ -64,14 +78,9 @@ int64_t nes_update(const Array& probabilities, const OptionalArray& mask, const 
   p.out = mutable_data<float>(out);
   p.out_stride = stride(out, 0);
   const int64_t scratch = evk::kMostCategoricalRows * (2 * probabilities.shape(1) + p.samples);
-  const auto memory = prepare(p.rows, probabilities, mask, p.samples, scratch, p.samples);
-  p.utilities = p.rows.scratch + (p.rows.parallel ? thread_count() : 1) * scratch;
-  int64_t fault = -1;
-  p.rows.fault = &fault;
-  std::optional<Running> running;
-  if (draws(p.rows, p.samples) >= kBriefDraws) running.emplace();
-  active->nes_update(p);
-  return fault;
+  RowsCall call(p.rows, probabilities, mask, p.samples, scratch, p.samples);
+  p.utilities = call.shared();
+  return call.run(active->nes_update, p, p.samples * p.samples);  // each loss against each
 }
 
 }  // namespace

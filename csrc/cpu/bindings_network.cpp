@@ -74,11 +74,11 @@ class NetworkCall {
   }
 
   void run() {
+    const Kernels& kernels = *active;  // one choice for both calls
     const Running running;
-    const auto bytes = static_cast<size_t>(active->network_workspace_bytes(p));
-    const Scratch scratch(bytes);
+    const Scratch scratch(static_cast<size_t>(kernels.network_workspace_bytes(p)));
     p.workspace = scratch.get();
-    active->network(p);
+    kernels.network(p);
   }
 
   evk::NetworkParams p{};
@@ -151,10 +151,11 @@ void mutant_loss(const Array& genes, const Array& index, bool bias, const std::v
                       genes.shape(1) / (call.p.inputs + (bias ? 1 : 0)),
                       bias,
                       kNoBias};
+  const Kernels& kernels = *active;  // one choice for both calls
   const Running running;
-  const Scratch scratch(static_cast<size_t>(active->mutants_workspace_bytes(p)));
+  const Scratch scratch(static_cast<size_t>(kernels.mutants_workspace_bytes(p)));
   p.network.workspace = scratch.get();
-  active->mutants(p);
+  kernels.mutants(p);
 }
 
 // x [images, height, width]; geometry: kernel, stride and padding, each (height, width).

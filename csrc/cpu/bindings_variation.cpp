@@ -127,12 +127,13 @@ void replay(const py::object& program, const Array& out, const Array& parts, con
   }
 
   const int64_t founders = p.scheme == evk::InitScheme::kUnitRows ? number("founders") : 0;
-  const int64_t scratch = thread_count() * (p.scratch_rows + 1) * p.segment;
+  const int threads = thread_count();
+  const int64_t scratch = threads * (p.scratch_rows + 1) * p.segment;
   const auto bytes = static_cast<size_t>(scratch + founders * p.weight_columns) * sizeof(float);
   const Memory memory = allocate(bytes);
   p.scratch = static_cast<float*>(memory.get());
   p.lengths = founders > 0 ? p.scratch + scratch : nullptr;
-  const Running running;
+  const Running running(threads);
   active->replay(p);
 }
 

@@ -15,6 +15,8 @@ namespace {
 
 using Int = Element<Float>::Int;
 
+constexpr i64 kParallelSamples = 1024;  // from so many losses on they are ranked in parallel
+
 EVK_INLINE Int load_ints(const float* p) {
   return Element<Float>::as_int(Element<Float>::bits(load(p)));
 }
@@ -227,8 +229,10 @@ void nes_sample(const NesSampleParams& p) {
 }
 
 void nes_update(const NesUpdateParams& p) {
+#pragma omp parallel if (p.samples >= kParallelSamples)
   {
     const FloatEnvironment environment;
+#pragma omp for schedule(static)
     for (i64 s = 0; s < p.samples; ++s) p.utilities[s] = utility(p.losses, p.samples, s);
   }
   const i64 no_fault = p.rows.count + 1;

@@ -1,6 +1,7 @@
-// network_forward and network_loss. A batch of many samples goes through dense layers as tiles of
-// samples side by side; images, recurrent layers and few samples go one by one. Both give the same
-// bits: every output is one chain of multiply-adds in the order of its inputs.
+// network_forward and network_loss. A batch of many samples goes through the layers as tiles of
+// samples side by side; residual and recurrent layers, large images and few samples go one by one
+// (use_tiles of evokern/backends/steps.py). Both give the same bits: every output is one chain of
+// multiply-adds in the order of its inputs.
 #include "cpu/network.h"
 
 EVK_NAMESPACE_BEGIN

@@ -1,4 +1,4 @@
-// Networks of dense layers on many samples: one pass per (individual, chunk of the batch) through
+// Networks on many samples: one pass per (individual, chunk of the batch) through
 // all layers, tile by tile, with the activations in this thread's caches. Nothing of size
 // [slots, samples, *] is written but the outputs or losses.
 #include <string.h>
@@ -90,7 +90,7 @@ void affine_tile(Tile y, const Step& s, const float* scale, const float* shift) 
 
 // --- one call -----------------------------------------------------------------------------------
 
-// How a call is cut: the head (steps before the first dense layer) runs once per tile when the
+// How a call is cut: the head (steps before the first with parameters) runs once per tile when the
 // batch is shared; the rest runs once per slot and tile.
 struct Plan {
   i64 head_steps, head_features, last_dense;

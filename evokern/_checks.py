@@ -10,7 +10,7 @@ from typing import Any, cast
 import numpy as np
 import numpy.typing as npt
 
-from evokern import _values
+from evokern import _devices, _values
 from evokern._arrays import (
     Array,
     Host,
@@ -296,14 +296,25 @@ def expect_either(name: str, array: Host, shape: tuple[int, ...], slots: int) ->
 def labels_of(
     y: Array, batch: int, outputs: int, classes: Host | None, slots: int
 ) -> npt.NDArray[Any]:
+    """int64 [B] or [S, B]. On a device they are looked at only where values are checked, since
+    that waits for the device."""
     labels = to_view("y", y)
     if isinstance(labels, DeviceArray):
-        return _labels_on_device(labels, batch, slots)
+        there = expect("y", cast(Host, labels), np.int64, "[B] or [S, B]", None)
+        expect_either("y", there, (batch,), slots)
+        if labels.device.checked:
+            _expect_labels(np.asarray(_devices.to_host(y)), outputs, classes, slots)
+        return merged("y", there, there.ndim - 1)
     if labels.dtype.kind not in "iu":
         mend = "try y.astype(np.int64)"
         raise DtypeError(message("y", "integer labels [B] or [S, B]", str(labels.dtype), mend))
     expect_either("y", labels, (batch,), slots)
     labels = np.ascontiguousarray(labels, np.int64)
+    _expect_labels(labels, outputs, classes, slots)
+    return labels
+
+
+def _expect_labels(labels: Host, outputs: int, classes: Host | None, slots: int) -> None:
     if classes is None:
         expect_range("y", labels, 0, outputs - 1, "classes of the network")
     elif slots:
@@ -313,14 +324,6 @@ def labels_of(
             slot = int((np.broadcast_to(largest, classes.shape) >= classes).argmax())
             got = f"a label {np.broadcast_to(largest, classes.shape)[slot]} in slot {slot}"
             raise ArgumentError(message("y", f"labels < classes[{slot}]={classes[slot]}", got))
-    return labels
-
-
-def _labels_on_device(labels: DeviceArray, batch: int, slots: int) -> Host:
-    """They are not looked at: that would wait for the device."""
-    expected = expect("y", cast(Host, labels), np.int64, "[B] or [S, B]", None)
-    expect_either("y", expected, (batch,), slots)
-    return merged("y", expected, expected.ndim - 1)
 
 
 def images_of(name: str, array: Host) -> Host:

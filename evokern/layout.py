@@ -18,7 +18,7 @@ from evokern.errors import ArgumentError, message
 
 GeneContent = Literal["weights", "bias", "ones", "zeros"]
 GENE_CONTENTS: tuple[str, ...] = get_args(GeneContent)
-"""What init schemes make of a part, in the order of the codes in ``csrc/cpu/kernels.h``."""
+"""What init schemes make of a part, in the order of the codes in ``csrc/core/params.h``."""
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,7 @@ from standin import LIBRARY, OnHarness, copied, harness_place
 from tiny import dataset
 
 from evokern import _devices, ops
+from evokern.backends import plan
 from evokern.drivers.ea import EA, EAConfig, first_generation, next_generation
 from evokern.drivers.es import ES, ESConfig
 from evokern.drivers.es import next_generation as next_es_generation
@@ -231,6 +232,24 @@ def test_any_workspace_that_holds_a_slot_will_do(name: str) -> None:
             assert_same_bits(result.values, reference)
 
 
+@pytest.mark.parametrize("slots", [1, 7, 1000])
+@pytest.mark.parametrize("name", WORKSPACES)
+@pytest.mark.parametrize("most", [plan.WORKSPACE_BYTES, 100_000])
+def test_slots_run_in_as_few_pieces_in_the_workspace_asked_for(
+    name: str, slots: int, most: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    network, count = WORKSPACES[name]
+    monkeypatch.setattr(plan, "WORKSPACE_BYTES", most)
+    controls = -(-4 * len(network.layout.blocks) * slots // 256) * 256 + -(-4 * slots // 256) * 256
+    asked = ops.workspace_bytes(network, slots, count) - controls
+    for loss in (False, True):
+        rest = (slots, count, True, False, loss, False)
+        one = plan.make_plan(network.layers, network.input_shape, *rest, most, False)
+        two = plan.make_plan(network.layers, network.input_shape, *rest, asked, False)
+        assert two.slots >= one.slots
+        assert two.bytes <= asked
+
+
 def _runs(device: tuple[Any, ...], size: int) -> bool:
     try:
         ops.network_loss(*device, workspace=_bytes(size))
@@ -254,6 +273,38 @@ def test_a_workspace_is_bytes_on_the_device() -> None:
         ops.network_loss(*device, workspace=np.zeros(4096, np.uint8))
     with pytest.raises(ArgumentError, match="workspace: expected None for arrays on the host"):
         ops.network_loss(genomes(), NETWORK, x, y, workspace=np.zeros(4096, np.uint8))
+
+
+def test_a_label_that_is_no_output_gives_nan(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Host: refused. Device: nobody looks, and nothing but the loss of its slot is touched."""
+    library = replace(LIBRARY, device=lambda number: replace(column.device(), checks=False))
+    monkeypatch.setitem(_devices.LIBRARIES, "standin", library)
+    x, _ = batch()
+    for network in (NETWORK, Network.mlp(5, [70], 4)):  # in one kernel and layer by layer
+        bank = ops.init_genomes(network.layout, 3, seed=4)
+        for count in (3, 7):
+            right = np.zeros((3, count), np.int64)
+            for label in (4, -1, -100, 10**12, -(2**63)):
+                wrong = right.copy()
+                wrong[1, 2] = label
+                expected, correct = ops.network_loss(bank, network, x[:count], right)
+                device = copied(bank), network, copied(x[:count])
+                loss, counted = (a.values for a in ops.network_loss(*device, copied(wrong)))
+                assert np.isnan(loss[1])
+                assert_same_bits(loss[::2], expected[::2])
+                assert counted.tolist()[::2] == correct.tolist()[::2]
+                assert counted[1] <= correct[1]
+
+
+def test_checks_look_at_labels() -> None:
+    x, _ = batch()
+    device = copied(genomes()), NETWORK, copied(x)
+    with pytest.raises(ArgumentError, match=r"y: expected .*\[0, 3\].*4"):
+        ops.network_loss(*device, copied(np.full(7, 4)))
+    classes = np.array([4, 2, 4], np.int32)
+    with pytest.raises(ArgumentError, match=r"y: expected labels < classes\[1\]=2"):
+        ops.network_loss(*device, copied(np.full(7, 3)), classes=classes)
+    ops.network_loss(*device, copied(np.full(7, 3)))
 
 
 class Native:

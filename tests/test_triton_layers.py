@@ -14,7 +14,7 @@ from evokern.backends.device import use_device
 from evokern.backends.reference import layers, loss, pool
 from evokern.backends.reference.activation import activate
 from evokern.backends.reference.arithmetic import mean_of_samples, round_to_bf16
-from evokern.network import ACTIVATIONS
+from evokern.network import ACTIVATIONS, Network
 from evokern.testing import assert_same_bits
 
 pytestmark = pytest.mark.triton
@@ -23,6 +23,7 @@ if reason := interpreter.unavailable():
 else:
     from evokern.backends.triton import elementwise
     from evokern.backends.triton import loss as triton_loss
+    from evokern.backends.triton import network as triton_network
     from evokern.backends.triton import pool as triton_pool
     from evokern.backends.triton.elementwise import Tile
     from evokern.backends.triton.launch import Parameter, Pointer, Samples, pointer, strides
@@ -257,11 +258,39 @@ def test_cross_entropy_of_a_few_logits() -> None:
         ([0, -infinity], 1, infinity, 0),
         ([0, -infinity], 0, 0.0, 1),
         ([200, 0], 1, 200.0, 0),
+        ([0, 1], 2, np.nan, 0),  # labels that are no output: on a device nobody looks at them
+        ([0, 1], -1, np.nan, 0),
+        ([0, 1], 10**12, np.nan, 0),
     ]
     z = np.array([[row[0] for row in rows]], F)
     losses, correct = losses_of(z, np.array([[row[1] for row in rows]]))
     assert_same_bits(losses, np.array([[row[2] for row in rows]], F))
     assert correct.tolist() == [[row[3] for row in rows]]
+
+
+@pytest.mark.parametrize("samples", [3, 20])  # layer by layer, in one kernel
+def test_a_label_that_is_no_output_gives_nan(samples: int) -> None:
+    network = Network.mlp(5, [9], 4)
+    bank, x = numbers(3, network.layout.size), numbers(samples, 5)
+    banks = np.split(bank, network.layout.offsets[1:], axis=1)
+    for label in (-(2**63), -1, 2, 4, 10**12):
+        y = np.zeros((3, samples), np.int64)
+        y[1, 2] = label
+        loss, correct = np.empty(3, F), np.empty(3, np.int32)
+        run(
+            triton_network.network_loss,
+            *(banks, network, x, y),
+            index=np.tile(np.arange(3, dtype=np.int32), (2, 1)),
+            classes=np.array([4, 2, 4], np.int32),
+            sample_weights=None,
+            loss="cross_entropy",
+            precision="fp32",
+            x_scale=None,
+            out_loss=loss,
+            out_correct=correct,
+        )
+        assert np.isnan(loss).tolist() == [False, True, False]
+        assert correct[1] < samples
 
 
 def test_squared_error_of_a_few_outputs() -> None:

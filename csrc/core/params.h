@@ -132,7 +132,7 @@ struct Parameter {
 #endif
 };
 
-// One step of a network on a sample. Tiles know the first four.
+// One step of a network. Tiles of samples know all but kAdd, kChannelsFirst, kChannelsLast, kElman.
 enum class StepKind : int {
   kDense = 0,
   kActivation = 1,

@@ -52,7 +52,7 @@ std::vector<evk::Step> steps_of(const py::object& program, const Banks& banks) {
   return steps;
 }
 
-// One call: a plan of evokern/backends/cuda/network.py on x [slots, samples, ...], or [samples,
+// One call: a plan of evokern/backends/plan.py on x [slots, samples, ...], or [samples,
 // ...] for a batch that all slots share. `memory` is the workspace.
 class LayersCall {
  public:

@@ -8,7 +8,7 @@
 
 namespace {
 
-// evokern/backends/cuda/variation.py builds them as a NumPy structure.
+// evokern/backends/parts.py builds them as a NumPy structure.
 static_assert(sizeof(evk::GenePart) == 56 && offsetof(evk::GenePart, first_gene) == 32);
 
 void init_genomes(const py::object& out, Address parts, int64_t part_count, int scheme,

@@ -17,7 +17,7 @@ int replay(const ReplayParams& p, void* stream);
 int nes_sample(const NesSampleParams& p, void* stream);
 int nes_update(const NesUpdateParams& p, void* stream);
 
-// Where the values of a network lie, as evokern/backends/cuda/network.py plans it: the places of
+// Where the values of a network lie, as evokern/backends/plan.py makes it: the places of
 // its steps are the input, what the caller gets, and pieces of the memory.
 constexpr int64_t kInputPlace = 0, kOutPlace = 1;
 constexpr int64_t kRouteFields = 4, kPlaceFields = 3;

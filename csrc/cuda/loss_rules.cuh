@@ -7,7 +7,8 @@
 
 EVK_NAMESPACE_BEGIN
 
-// The loss of one sample, whose logits are z [classes] `stride` apart.
+// The loss of one sample, whose logits are z [classes] `stride` apart. NaN where `label` is none of
+// them: on a device nobody has looked at labels before.
 EVK_DEVICE float cross_entropy(const float* z, int stride, int classes, i64 label, bool* right) {
   float most = z[0];
   int prediction = 0;
@@ -19,7 +20,9 @@ EVK_DEVICE float cross_entropy(const float* z, int stride, int classes, i64 labe
   float sum = 0.0f;
   for (int c = 0; c < classes; ++c) sum = sum + exp<float>(z[c * stride] - most);
   *right = most == most && prediction == label;
-  return (log<float>(sum) + most) - z[label * stride];
+  const bool known = label >= 0 && label < classes;
+  const float wanted = known ? z[label * stride] : quiet_nan<float>();
+  return (log<float>(sum) + most) - wanted;
 }
 
 EVK_DEVICE float squared_error(const float* z, int stride, int outputs, const float* target) {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -25,7 +26,7 @@ class Device:
     ``native`` is that of the call: CUDA's kernels, or what Triton's need beside Triton.
     ``empty(bytes)`` gives uint8 [bytes] on the device. ``number`` is the device's, ``limit`` the
     bytes that ``empty`` can give, where they are few. ``checks``: ops wait for the device and say
-    what it found wrong in arrays there; so they do with EVOKERN_CHECK=1, too.
+    what it found wrong in arrays there.
     """
 
     natives: Mapping[str, Callable[[], Any]]
@@ -36,6 +37,11 @@ class Device:
     number: int = 0
     limit: int | None = None
     native: Any = None
+
+    @property
+    def checked(self) -> bool:
+        """Whether ops look at values on the device, which waits for it."""
+        return self.checks or os.environ.get("EVOKERN_CHECK") == "1"
 
 
 @contextmanager

@@ -1,6 +1,6 @@
 """A network as the flat list of steps that compiled kernels run.
 
-Tiles (many samples of dense layers) keep images channels first and need no buffers. Single samples
+Tiles (many samples side by side) keep images channels first and need no buffers. Single samples
 keep them channels last: every step reads and writes numbered buffers, a convolution takes a
 following Affine and activation along, and tables say where each weight reads its input.
 """
@@ -35,7 +35,7 @@ from evokern.layers import (
     shapes_along,
 )
 
-# Kinds of csrc/cpu/kernels.h.
+# StepKind of csrc/core/params.h.
 (
     DENSE,
     ACTIVATION,
@@ -65,7 +65,7 @@ MOST_TILE_FEATURES_OF_IMAGES = 4096
 SMALL_GENOME = 8192
 """Genes of dense layers up to which tiles are always faster."""
 
-MOST_BUFFERS = 64  # kMostBuffers of csrc/cpu/network_samples.cpp
+MOST_BUFFERS = 64  # kMostBuffers of csrc/cpu/sample_steps.h
 
 _NONE = (-1, 0)
 
@@ -140,7 +140,7 @@ def compile_steps(
     bias_apart: bool = False,
     operand_channels: int = 1,
 ) -> Program:
-    """The program of a network; ``tiles`` only where ``has_tiles`` says so.
+    """The program of a network; ``tiles`` only where ``use_tiles`` says so.
 
     ``bias_apart``: the bias of the one layer is a bank of its own. ``operand_channels``: how many
     channels lie in the place of one float where convolutions read their input (2: native bf16).

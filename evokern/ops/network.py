@@ -98,6 +98,8 @@ def network_loss(
         genomes, network, x, index, precision, x_scale, workspace, backend: as in
             ``network_forward``; the network's output must be flat.
         y: integer labels [B] or [S, B]; for ``mse`` float32 targets [B, O] or [S, B, O].
+            Labels on a device are not looked at (that would wait for it), unless EVOKERN_CHECK=1;
+            one that is no output gives its slot the loss NaN.
         classes: int32 [S]: outputs past a slot's class count take no part in loss and argmax.
         sample_weights: float32 [B] or [S, B] beside x: each sample's loss is multiplied with its
             weight before the mean over B (the sum of the weights plays no part); None means 1.

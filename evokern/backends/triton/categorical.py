@@ -6,7 +6,6 @@ ascending, each in one thread; those of integers may have any order.
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 from typing import Any
 
@@ -339,7 +338,7 @@ def _add_fault(block: Block, probabilities: Any) -> int:
 
 
 def _found(device: Device, fault: int, probabilities: Any) -> int:
-    if not device.checks and os.environ.get("EVOKERN_CHECK") != "1":
+    if not device.checked:
         return -1
     first = int(np.frombuffer(device.native.download(fault, 8, device.stream), np.int64)[0])
     return -1 if first > probabilities.shape[0] else first

@@ -53,7 +53,10 @@ def cross_entropy_kernel(
     outputs,
     N: tl.constexpr,
 ):
-    """Programs: parts of the samples of all slots; logits z [slots, samples, outputs]."""
+    """Programs: parts of the samples of all slots; logits z [slots, samples, outputs].
+
+    The loss is NaN where a label is none of the outputs that count.
+    """
     i, slot, sample, there = samples_of(slots, samples, N)
     count, most_count = counted_outputs(classes, slot, there, outputs)
     z += slot * z_slot + sample * z_sample
@@ -69,7 +72,8 @@ def cross_entropy_kernel(
         logit = tl.load(z + c, mask=there & (c < count), other=0.0)
         total = tl.where(c < count, total + exp(logit - most), total)
     label = tl.load(labels + slot * labels_slot + sample * labels_sample, mask=there, other=0)
-    loss = (log(total) + most) - tl.load(z + label, mask=there, other=0.0)
+    known = there & (label >= 0) & (label < count)
+    loss = (log(total) + most) - tl.load(z + label, mask=known, other=float("nan"))
     right = (most == most) & (prediction == label)
     tl.store(losses + i, loss, mask=there)
     tl.store(correct + i, right.to(tl.int32), mask=there)

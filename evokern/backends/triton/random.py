@@ -120,7 +120,7 @@ def _place_in_quadrant(word):
 
 @triton.jit
 def _cos_sin(word, t):
-    """Of the angle pi/2 (quadrant + 1/2) + t, |t| <= pi/4; the word's two highest bits are it."""
+    """Of the angle pi/2 quadrant + t, |t| <= pi/4; the word's two highest bits are it."""
     t2 = t * t
     s = t2 * -1.9515295891e-4 + 8.3321608736e-3
     s = s * t2 + -1.6666654611e-1

@@ -7,7 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from itertools import combinations
+from math import comb
+from typing import Any, Literal, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -26,6 +28,7 @@ _NOT_SETTINGS = (
     _DATA,
 )
 _DIGEST_SHOWN = 8  # characters
+_MOST_WAYS = 50_000  # that are counted one by one: two samples of nine
 
 
 @dataclass(frozen=True)
@@ -78,18 +81,25 @@ def summarise(values: Sequence[float]) -> Summary:
 def mann_whitney(first: Sequence[float], second: Sequence[float]) -> RankTest:
     """One-sided Mann-Whitney U test: is ``first`` greater than ``second``? (thesis, section 5.3)
 
-    U counts the pairs in which ``first`` is greater, ties by half. p is exact where no two values
-    are equal, else from the normal approximation with correction for ties and continuity. It is
-    not corrected for the number of tests.
+    U counts the pairs in which ``first`` is greater, ties by half. p is exact: the share of all
+    ways to deal the values to the samples that have such a U. Where values are equal and there are
+    more than 50,000 ways, it is from the normal approximation with correction for ties and
+    continuity. It is not corrected for the number of tests.
 
     Raises ArgumentError for an empty sample or NaN, BackendError without SciPy.
     """
     samples = _sample("first", first), _sample("second", second)
     pooled = np.concatenate(samples)
     ties = len(np.unique(pooled)) < len(pooled)
-    method: Literal["exact", "asymptotic"] = "asymptotic" if ties else "exact"
+    few = comb(len(pooled), len(first)) <= _MOST_WAYS
+    method: Literal["exact", "asymptotic"] = "asymptotic" if ties and not few else "exact"
     test = scipy_stats().mannwhitneyu(*samples, alternative="greater", method=method)
-    return RankTest(float(test.statistic), float(test.pvalue), method)
+    p = float(test.pvalue)
+    if ties and few:  # SciPy's exact p is for different values only
+        ranks = scipy_stats().rankdata(pooled)
+        sums = np.array(list(combinations(ranks, len(first)))).sum(axis=1)
+        p = float((sums >= ranks[: len(first)].sum()).mean())
+    return RankTest(float(test.statistic), p, method)
 
 
 def scipy_stats() -> Any:
@@ -164,8 +174,15 @@ def median_curve(group: Group, metric: str, x: X = "generation") -> Curve:
     curves = [_points(run, metric, x) for run in group.runs]
     for run, (places, _) in zip(group.runs, curves, strict=True):
         if not len(places):
-            known = ", ".join(metric_names(run)) or "none"
-            raise ArgumentError(message("metric", f"one that {run.folder} has: {known}", metric))
+            known, name, got = metric_names(run), "metric", metric
+            if metric in known:
+                known, name, got = (
+                    [n for n in get_args(X) if len(_points(run, metric, n)[0])],
+                    "x",
+                    x,
+                )
+            has = f"one that {run.folder} has: {', '.join(known) or 'none'}"
+            raise ArgumentError(message(name, has, got))
         if (np.diff(places) < 0).any():
             raise ArgumentError(
                 message(f"x={x}", "ascending values", f"a step back in {run.folder}")

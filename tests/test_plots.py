@@ -1,5 +1,6 @@
 """Runs side by side: reading their folders, groups, median curves, statistics, pictures."""
 
+import itertools
 import json
 import math
 import sys
@@ -255,6 +256,13 @@ def test_an_unknown_metric_is_refused_with_those_there_are():
         median_curve(Group("g", (run,)), "accuracy")
 
 
+def test_x_that_no_record_has_is_refused_with_what_there_is():
+    group = Group("g", (run_of([0.1], name="runs/a"),))
+    wanted = "x: expected one that runs/a has: generation, samples, seconds, got cpu_seconds"
+    with pytest.raises(ArgumentError, match=wanted):
+        median_curve(group, ACCURACY, "cpu_seconds")
+
+
 def test_runs_that_do_not_overlap_or_step_back_are_refused():
     group = Group("g", (run_of([0.1], seconds=[1.0]), run_of([0.1], seconds=[2.0])))
     with pytest.raises(ArgumentError, match="some seconds that all of a group have, got runs of g"):
@@ -293,12 +301,31 @@ def test_mann_whitney_counts_the_splits_with_no_smaller_u(values, data):
     assert test.p == pytest.approx(np.mean([other >= own for other in splits]))
 
 
-def test_mann_whitney_with_ties_is_the_corrected_normal_approximation():
-    # U = 11, mean 4 * 4 / 2, variance 16 / 12 * (9 - ((3^3 - 3) + (4^3 - 4)) / (8 * 7)) = 10.
-    p = math.erfc((11 - 8 - 0.5) / math.sqrt(10) / math.sqrt(2)) / 2
-    test = mann_whitney([1, 2, 2, 3], [1, 1, 2, 2])
-    assert test == RankTest(11.0, pytest.approx(p), "asymptotic")
+def test_mann_whitney_with_ties_is_exact_for_small_samples():
+    # One of the 20 ways to deal six values to two samples has all of the greatest in the first.
+    assert mann_whitney([0.7, 0.7, 0.8], [0.5, 0.6, 0.65]) == RankTest(9.0, 0.05, "exact")
     assert mann_whitney([1, 1], [1, 1]).p == 1.0
+    first, second = [1, 2, 2, 3], [1, 1, 2, 2]
+
+    def u(ones, others):
+        return sum((a > b) + (a == b) / 2 for a in ones for b in others)
+
+    pooled = first + second
+    ways = [
+        u([pooled[i] for i in ones], [pooled[i] for i in range(8) if i not in ones])
+        for ones in itertools.combinations(range(8), 4)
+    ]
+    p = np.mean([way >= u(first, second) for way in ways])
+    assert mann_whitney(first, second) == RankTest(11.0, pytest.approx(p), "exact")
+
+
+def test_mann_whitney_with_ties_is_the_corrected_normal_approximation_for_large_samples():
+    # U = 99, mean 12 * 12 / 2, variance 12 * 12 / 12 * (25 - ties / (24 * 23)).
+    ties = (9**3 - 9) + (12**3 - 12) + (3**3 - 3)
+    variance = 12 * (25 - ties / (24 * 23))
+    p = math.erfc((99 - 72 - 0.5) / math.sqrt(variance) / math.sqrt(2)) / 2
+    test = mann_whitney([1, 2, 2, 3] * 3, [1, 1, 2, 2] * 3)
+    assert test == RankTest(99.0, pytest.approx(p), "asymptotic")
 
 
 def test_mann_whitney_says_what_is_missing(monkeypatch):

@@ -1,13 +1,14 @@
 """Finished runs in one file, a line each: what a study needs of them, small enough to commit.
 
-A run whose settings the file tells of need not be made again, wherever it was made: fp32 runs have
-the same bits on every machine.
+A run that is in the file need not be made again, wherever it was made: fp32 runs have the same bits
+on every machine. Several processes may add to one file.
 """
 
 from __future__ import annotations
 
+import fcntl
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,15 +29,16 @@ def thinned(records: Sequence[dict[str, Any]], most: int) -> list[dict[str, Any]
 
 
 class Archive:
-    """The file, read when it is opened. Runs are known by the name of their folder.
+    """The file, read when it is opened. Runs are known by names.
 
-    Raises CheckpointError when a line is not one that ``add`` wrote.
+    Raises CheckpointError when a line is not one that ``add`` wrote. A last line without its end is
+    of a process that was stopped; it is left out, and the next ``add`` removes it.
     """
 
     def __init__(self, path: Path) -> None:
         self._path = path
         self._runs: dict[str, dict[str, Any]] = {}
-        lines = path.read_text().splitlines() if path.is_file() else []
+        lines = path.read_text().split("\n")[:-1] if path.is_file() else []
         for number, line in enumerate(lines, 1):
             try:
                 run = json.loads(line)
@@ -62,16 +64,22 @@ class Archive:
         }
         make_folder(self._path.parent)
         with open_to_append(self._path) as file:
+            fcntl.flock(file, fcntl.LOCK_EX)  # goes when the file is closed
+            file.truncate(self._path.read_bytes().rfind(b"\n") + 1)
             line = json.dumps({"name": name, **content}, allow_nan=False)
             append(file, self._path, f"{line}\n".encode())
             sync(file, self._path)
         self._runs[name] = content
 
-    def extract(self, name: str, folder: Path) -> None:
-        """Makes the folder of a run of the archive, as ``evokern.metrics.read_run`` reads it."""
+    def config(self, name: str) -> dict[str, Any]:
+        """The settings of a run, as its config.json had them."""
+        return dict(self._runs[name]["config"])
+
+    def extract(self, name: str, folder: Path, config: Mapping[str, Any]) -> None:
+        """Makes the folder of a run, with this ``config``, as ``metrics.read_run`` reads it."""
         run = self._runs[name]
         make_folder(folder)
-        write_json(folder / CONFIG, run["config"])
+        write_json(folder / CONFIG, dict(config))
         records = "".join(json.dumps(record) + "\n" for record in run["records"])
         replace_file(folder / METRICS, records.encode())
         write_json(folder / RESULT, run["result"])

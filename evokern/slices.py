@@ -72,7 +72,9 @@ def slices_of(layout: GenomeLayout, block: int, units: int) -> Slices:
     """A block's slices of so many units. Raises ArgumentError where they leave a rest."""
     genes = layout.blocks[block]
     if units < 1 or genes.outputs % units:
-        wanted = f"a divisor of the {genes.outputs} outputs of layer {block} with genes"
+        wanted = (
+            f"a divisor of the {genes.outputs} outputs of layer {block + 1} of those with genes"
+        )
         raise ArgumentError(message("units", wanted, str(units)))
     return Slices(block, layout.offsets[block], rows_of(genes), genes.outputs, units)
 

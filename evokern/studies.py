@@ -26,9 +26,10 @@ SCHEMES = ("constant", "exponential", "self_adaptive")
 KINDS = ("uniform", "arithmetic")
 SHARES = (0.0, 0.25, 0.5, 0.75)
 
-_DEFAULTS: dict[str, Any] = {
+DEFAULTS: dict[str, Any] = {
     field.name: field.default for kind in (EAConfig, ClassificationConfig) for field in fields(kind)
 }
+"""Of every setting, by its name in config.json."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,7 +54,7 @@ class Cell:
     @property
     def changes(self) -> dict[str, Setting]:
         """Settings that are not those of Table 5.1."""
-        return {name: v for name, v in self.settings.items() if v != _DEFAULTS[name]}
+        return {name: v for name, v in self.settings.items() if v != DEFAULTS[name]}
 
 
 @dataclass(frozen=True)

@@ -352,8 +352,8 @@ def test_slices_want_dense_layers_and_direct_genes(dataset: Dataset) -> None:
         ({"weight_decay": -0.1}, ArgumentError, "weight_decay: expected a share"),
         ({"units": (8, 0)}, ArgumentError, "units: expected an int in"),
         ({"units": (8, 2.5)}, DtypeError, "units: expected an int"),
-        ({"units": (8, 8), "shares": (1,)}, ArgumentError, "shares: expected as many numbers as"),
-        ({"shares": (1,)}, ArgumentError, "shares: expected as many numbers as units"),
+        ({"units": (8, 8), "shares": (1,)}, ArgumentError, "units: expected as many numbers as"),
+        ({"shares": (1,)}, ArgumentError, "units: expected as many numbers as shares has"),
         ({"units": (8, 8), "shares": (0, 0)}, ArgumentError, "shares: expected numbers that are"),
         ({"units": (8, 8), "shares": (1, -1)}, ArgumentError, "shares: expected an int in"),
         ({"units": 8}, DtypeError, "units: expected numbers, one per layer, got int 8"),
@@ -496,7 +496,12 @@ def test_the_command_has_the_flags_of_the_preset(
     assert "test accuracy" in output
     config = json.loads((tmp_path / f"runs/mnist-{preset}/config.json").read_text())
     assert (config["algorithm"], config["shares"]) == ("es", [1, 0, 1])
-    for wrong in (["--preset", preset, "--elites", "1"], ["--units", "1"]):
+    for flags, told in (
+        (["--preset", preset, "--elites=1"], "got --elites of the genetic algorithm; try --preset"),
+        (["--units", "1"], "got --units of the evolution strategy; try --preset quick or best"),
+        (["--preset", preset, "--learning-rates", "1"], "--learning-rates"),
+    ):
         with pytest.raises(SystemExit) as stop:
-            main(["ea", "mnist", *wrong])
+            main(["ea", "mnist", *flags])
         assert stop.value.code == 2
+        assert told in " ".join(capsys.readouterr().err.split())

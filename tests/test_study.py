@@ -35,7 +35,8 @@ sigma = 0.001 + o.seed / 1e6 + 0.01 * (o.crossover == "arithmetic")
 o.run_dir.mkdir(parents=True)
 (o.run_dir / "checkpoints").mkdir()
 (o.run_dir / "checkpoints" / "000000002.json").write_text("{}")
-config = {"format": 1, "algorithm": "ea", "seed": o.seed}
+config = {"format": 1, "algorithm": "ea", **vars(o)}
+config = {name: value for name, value in config.items() if name not in ("words", "run_dir")}
 (o.run_dir / "config.json").write_text(json.dumps(config))
 with (o.run_dir / "metrics.jsonl").open("w") as metrics:
     for generation in (1, 2):
@@ -54,7 +55,8 @@ def fake_child(tmp_path, monkeypatch):
 
 
 def command(*words):
-    return study.main([*words, "--seeds", "2", "--jobs", "4"])
+    cut = words.index("--") if "--" in words else len(words)
+    return study.main([*words[:cut], "--seeds", "2", "--jobs", "4", *words[cut:]])
 
 
 def outcome(name):
@@ -154,7 +156,9 @@ def test_flags_for_all_runs_follow_after_two_dashes():
     assert words[4:8] == ["--generations", "1000", "--log-every", "5"]
 
 
-@pytest.mark.parametrize("word", ["--batch", "--generations=3", "--population"])
+@pytest.mark.parametrize(
+    "word", ["--batch", "--generations=3", "--population", "--seed", "--run_dir=x"]
+)
 def test_flags_that_the_study_sets_are_refused(word):
     wanted = f"flags after --: expected flags other than those that fig5.1 sets, got {word}"
     with pytest.raises(ArgumentError, match=wanted):
@@ -210,10 +214,38 @@ def test_runs_of_an_archive_are_not_made_again(capsys):
     assert study.main([*fourth, "--", "--threads", "1"]) == 0
     assert Path("kept/runs.jsonl").read_text().splitlines() == lines  # threads change no bits
     assert json.loads(Path("other/fig5.4-9.json").read_text()) == found
+    five = ["fifth" if word == "fourth" else word for word in fourth]
+    assert study.main([*five, "--", "--threads=1"]) == 0
+    assert Path("kept/runs.jsonl").read_text().splitlines() == lines
     # Another command is another run.
     arguments = [*arguments[:3], "--generations", "7", "--out", "third", *arguments[-2:]]
     assert command(*arguments) == 0
     assert len(Path("kept/runs.jsonl").read_text().splitlines()) == 24
+
+
+def test_settings_of_an_archived_run_are_those_of_the_command():
+    arguments = ["fig5.4", "--populations", "9", "--archive", "runs.jsonl"]
+    assert command(*arguments) == 0
+    config = json.loads(Path("runs/study").glob("*/seed-0/config.json").__next__().read_text())
+    assert "shift_share" not in config  # which came later
+    assert command(*arguments, "--out", "other") == 0
+    config = json.loads(Path("other").glob("*/seed-0/config.json").__next__().read_text())
+    assert config["shift_share"] == 0
+    archive = Path("runs.jsonl").read_text()
+    Path("runs.jsonl").write_text(archive.replace('"generations": 1000', '"generations": 7'))
+    with pytest.raises(CheckpointError, match="other settings: generations: 7 there, 1000 now"):
+        command(*arguments, "--out", "third")
+
+
+def test_an_archive_outlives_a_process_that_is_killed_while_it_adds():
+    arguments = ["fig5.4", "--populations", "9", "--archive", "runs.jsonl"]
+    assert command(*arguments) == 0
+    whole = Path("runs.jsonl").read_text()
+    for lost in (1, 2, 300):  # bytes of the last line
+        Path("runs.jsonl").write_text(whole[:-lost])
+        assert command(*arguments, "--out", f"other-{lost}") == 0
+        assert sorted(Path("runs.jsonl").read_text()) == sorted(whole)
+    assert len(Archive(Path("runs.jsonl"))._runs) == 12
 
 
 def test_an_archive_that_is_none_is_named():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Literal
 
@@ -15,6 +15,7 @@ from evokern.drivers.ea import EAConfig
 from evokern.drivers.es import ESConfig
 from evokern.drivers.train import RunConfig, WatchConfig, settings_of, train
 from evokern.drivers.train_es import es_settings, train_es
+from evokern.errors import message
 from evokern.problems.classification import ClassificationConfig
 
 _STRATEGY = ESConfig(
@@ -75,6 +76,11 @@ class EACommand(_Training):
     ea: tyro.conf.OmitArgPrefixes[EAConfig] = field(default_factory=EAConfig)
     run: tyro.conf.OmitArgPrefixes[RunConfig] = field(default_factory=RunConfig)
 
+    @property
+    def config(self) -> EAConfig:
+        """The algorithm's settings."""
+        return self.ea
+
 
 @dataclass(frozen=True)
 class ESCommand(_Training):
@@ -88,11 +94,16 @@ class ESCommand(_Training):
         default_factory=lambda: WatchConfig(log_every=100)  # of generations that take milliseconds
     )
 
+    @property
+    def config(self) -> ESConfig:
+        """The algorithm's settings."""
+        return self.es
+
 
 def main(arguments: Sequence[str]) -> int:
     """Runs the command."""
-    command = _parse(arguments)
-    config = command.ea if isinstance(command, EACommand) else command.es
+    command = parse(arguments)
+    config = command.config
     problem = problem_of(
         command.dataset,
         command.problem,
@@ -122,15 +133,41 @@ def main(arguments: Sequence[str]) -> int:
     return 0
 
 
-def _parse(arguments: Sequence[str]) -> EACommand | ESCommand:
-    """The preset decides the algorithm and the other flags' defaults, so it is read first."""
+def parse(arguments: Sequence[str]) -> EACommand | ESCommand:
+    """What the words of a command say.
+
+    The preset decides the algorithm and the other flags' defaults, so it is read first. Ends the
+    process with 2 for wrong flags; one that only the other algorithm has is told apart.
+    """
     first = argparse.ArgumentParser(prog="evokern ea", add_help=False, allow_abbrev=False)
     first.add_argument("--preset", choices=list(PRESETS), default=DEFAULT_PRESET)
     chosen = first.parse_known_args(list(arguments))[0].preset
     config, problem = PRESETS[chosen]
+    if wrong := _foreign_flag(arguments, chosen):
+        first.error(wrong)
     default: EACommand | ESCommand
     if isinstance(config, ESConfig):
         default = ESCommand(tyro.MISSING, es=config, problem=problem, preset=chosen)
     else:
         default = EACommand(tyro.MISSING, ea=config, problem=problem, preset=chosen)
     return tyro.cli(type(default), args=list(arguments), prog="evokern ea", default=default)
+
+
+def _foreign_flag(arguments: Sequence[str], preset: str) -> str:
+    """What is wrong with the first flag that only the other algorithm has; nothing without one."""
+    kinds = (EAConfig, RunConfig), (ESConfig, WatchConfig)
+    names = "genetic algorithm", "evolution strategy"
+    own = int(isinstance(PRESETS[preset][0], ESConfig))
+    foreign = _fields(kinds[1 - own]) - _fields(kinds[own])
+    presets = [name for name, (config, _) in PRESETS.items() if isinstance(config, kinds[1 - own])]
+    for word in arguments:
+        flag = word.partition("=")[0]
+        if flag.startswith("--") and flag[2:].replace("-", "_") in foreign:
+            wanted = f"one of the {names[own]}, which --preset {preset} is"
+            mend = f"try --preset {' or '.join(presets)}"
+            return message("flag", wanted, f"{flag} of the {names[1 - own]}", mend)
+    return ""
+
+
+def _fields(kinds: Sequence[type]) -> set[str]:
+    return {field.name for kind in kinds for field in fields(kind)}

@@ -49,7 +49,7 @@ _FORMAT = 1
 _POLL_SECONDS = 0.05
 _TAIL_LINES = 15
 _TRAINING = ("ea", "adam")
-_OWN_FLAGS = ("--seed", "--run-dir")  # set for every child
+OWN_FLAGS = ("--seed", "--run-dir")  # set for every child
 _USAGE_ERROR = 2  # the exit code of a command that was given wrong flags
 
 
@@ -159,7 +159,7 @@ def parse_variants(texts: Sequence[str], command: Sequence[str]) -> dict[str, tu
             got = repr(shlex.join(words)) if words else "none"
             raise ArgumentError(message("command", wanted, got, f"as in: {example}"))
         for word in words:
-            if flag_of(word) in _OWN_FLAGS:
+            if flag_of(word) in OWN_FLAGS:
                 wanted = "a command without --seed and --run-dir, which repeat sets"
                 raise ArgumentError(message("command", wanted, word))
     return variants

@@ -19,14 +19,15 @@ import tyro
 
 from evokern.archive import Archive
 from evokern.checkpoint import write_json
-from evokern.commands.repeat import Trial, flag_of, remember, run_trials
+from evokern.commands.ea import parse
+from evokern.commands.repeat import OWN_FLAGS, Trial, flag_of, remember, run_trials
 from evokern.comparison import Group, last_value, mann_whitney, scipy_stats, summarise
-from evokern.drivers.run import CHECKPOINTS
+from evokern.drivers.run import CHECKPOINTS, difference, plain
 from evokern.errors import ArgumentError, CheckpointError, message
 from evokern.files import locked, make_folder, remove
 from evokern.metrics import Run, read_run
 from evokern.plots import plot_boxes, plot_groups
-from evokern.studies import HOLDOUT, Cell, Claim, Study, flag, studies
+from evokern.studies import DEFAULTS, HOLDOUT, Cell, Claim, Study, flag, studies
 
 SIGNIFICANT = 0.05
 
@@ -94,7 +95,7 @@ def main(arguments: Sequence[str]) -> int:
         settle = partial(_settle, archive=archive)
         for trial in trials:
             if archive and not trial.finished and _archived(trial) in archive:
-                archive.extract(_archived(trial), trial.folder)
+                _extract(archive, trial)
             if trial.finished:
                 settle(trial)
         failed, stopped_by = run_trials(trials, command.jobs, after=settle)
@@ -116,10 +117,26 @@ def main(arguments: Sequence[str]) -> int:
 def _archived(trial: Trial) -> str:
     """A run's name in an archive: its command, but for the threads it had, and its seed."""
     words = list(trial.words)
-    if "--threads" in words:
-        at = words.index("--threads")
-        del words[at : at + 2]
+    for at, word in enumerate(words):
+        if flag_of(word) == "--threads":
+            del words[at : at + (1 if "=" in word else 2)]
+            break
     return f"{shlex.join(words)} --seed {trial.seed}"
+
+
+def _extract(archive: Archive, trial: Trial) -> None:
+    """The trial's folder. Raises CheckpointError where the archived run has other settings.
+
+    Settings that came later than the run had their defaults.
+    """
+    command = parse([*trial.words[1:], "--seed", str(trial.seed)])
+    wanted = plain({**asdict(command.problem), **asdict(command.config)})
+    config = {**DEFAULTS, **archive.config(_archived(trial))}
+    if differs := difference({name: config[name] for name in wanted}, wanted):
+        raise CheckpointError(
+            f"archive: the run {_archived(trial)!r} has other settings: {differs}; remove its line"
+        )
+    archive.extract(_archived(trial), trial.folder, config)
 
 
 def _settle(trial: Trial, archive: Archive | None) -> None:
@@ -146,7 +163,7 @@ def words_of(
     """
     own = {flag(name) for cell in cells.values() for name in cell.settings}
     for word in more:
-        if flag_of(word) in {*own, "--generations", "--preset"}:
+        if flag_of(word) in {*own, *OWN_FLAGS, "--generations", "--preset"}:
             wanted = f"flags other than those that {command.figure} sets"
             raise ArgumentError(message("flags after --", wanted, word))
     fixed = ("--preset", "thesis-validation", "--generations", str(command.generations))

@@ -37,7 +37,7 @@ class Report:
     def __init__(self, wanted: Path | None, default: str, settings: Mapping[str, Any]) -> None:
         self.folder = wanted or run_folder(Path("runs") / default, settings)
         self._finished_before = (self.folder / RESULT).exists()
-        self._console = Console(highlight=False, soft_wrap=True)
+        self._console = Console(highlight=False, markup=False, soft_wrap=True)
 
     def start(self, what: str) -> None:
         """Before the run."""
@@ -51,7 +51,9 @@ class Report:
             f"test accuracy {result.test_accuracy:.2%} ({len(problem.test.y):,} test images), "
             f"hold-out accuracy {result.holdout_accuracy:.2%} "
             f"({len(problem.holdout.y):,} training images held out), {result.seconds:.0f} s\n"
-            f"{more}"
-            f"curve         {self.folder / 'curves.png'}\n"
-            f"best network  {self.folder / 'best.safetensors'}"
+            f"{more}",
+            end="",
         )
+        for what, name in (("curve", "curves.png"), ("best network", "best.safetensors")):
+            if (self.folder / name).exists():  # a run from an archive has its numbers only
+                self._console.print(f"{what:12}  {self.folder / name}")

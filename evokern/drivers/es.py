@@ -117,7 +117,8 @@ class ESConfig:
             values = tuple(integer(name, value, least, _LARGEST) for value in numbers)
             self._set(name, values)
         if self.shares:
-            self._expect("shares", len(self.shares) == len(self.units), "as many numbers as units")
+            wanted = f"as many numbers as shares has {self.shares}"
+            self._expect("units", len(self.shares) == len(self.units), wanted)
             self._expect("shares", sum(self.shares) > 0, "numbers that are not all 0")
         few = [n < 2 and share > 0 for n, share in zip(self.offspring, self._shares, strict=True)]
         wanted = f"at least 2 offspring for each layer with a share ({list(self.offspring)} now)"

@@ -26,7 +26,7 @@ import numpy as np
 import numpy.typing as npt
 
 from evokern import ops
-from evokern._arrays import Array, Host, expect, expect_shape
+from evokern._arrays import Array, Host, expect, expect_range, expect_shape
 from evokern._values import finite, integer, one_of
 from evokern.backends.reference.activation import exp
 from evokern.backends.reference.categorical import normalise, utilities
@@ -126,8 +126,14 @@ class Categorical:
         own place holds what its probability gains so that rows go on summing to 1.
         """
         chosen = _samples_of(samples, np.int32, self.n)
+        absent = np.zeros((self.n, self.choices), np.bool_) if self.mask is None else self.mask
+        expect_range("samples", chosen, 0, self.choices - 1, "entries")
+        masked = absent[np.arange(self.n), chosen]
+        if masked.any():
+            s, row = np.argwhere(masked)[0]
+            got = f"samples[{s}, {row}] = {chosen[s, row]}"
+            raise ArgumentError(message("samples", "entries that are not masked", got))
         hits = (np.arange(self.choices) == chosen[..., None]).astype(np.float32)
-        absent = np.zeros(hits.shape[1:], np.bool_) if self.mask is None else self.mask
         if self.gradient == "natural":
             return np.where(absent, np.float32(0), hits - self.probabilities)
         last = self.choices - 1 - (~absent)[:, ::-1].argmax(axis=1)

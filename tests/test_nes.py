@@ -296,6 +296,18 @@ class TestAlgorithm5:
                 assert (after.probabilities <= 1).all()
 
     @each_gradient
+    def test_entries_that_cannot_be_drawn_are_refused(self, gradient: nes.Gradient) -> None:
+        mask = np.array([[False, False, True], [True, False, True]])
+        search = nes.Categorical(2, 3, 0.1, gradient, mask=mask)
+        for entry, words in (
+            (3, r"entries in \[0, 2\]"),
+            (-1, "entries in"),
+            (2, "entries that are not masked"),
+        ):
+            with pytest.raises(ArgumentError, match=f"expected {words}"):
+                search.tell(np.full((2, 2), entry, np.int32), np.zeros(2, np.float32))
+
+    @each_gradient
     def test_masked_entries_stay_out(self, gradient: nes.Gradient) -> None:
         mask = np.array([[False, False, True], [True, False, True]])
         search = nes.Categorical(2, 3, 0.1, gradient, mask=mask)

@@ -8,6 +8,7 @@ import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from secrets import token_hex
 from typing import BinaryIO
 
 from evokern.errors import StorageError
@@ -48,7 +49,8 @@ def replace_file(path: Path, content: Content | Iterable[Content]) -> None:
     ``content`` may come in pieces. Raises StorageError; the old file is then still there.
     """
     pieces = [content] if isinstance(content, bytes | memoryview) else content
-    temporary = path.with_name(f".{path.name}{_TEMPORARY}")
+    # Of one writer: others may be writing the same file.
+    temporary = path.with_name(f".{path.name}.{token_hex(4)}{_TEMPORARY}")
     try:
         try:
             with temporary.open("wb") as file:
@@ -134,6 +136,18 @@ def locked(folder: Path) -> Iterator[None]:
         except OSError as error:  # a file system without locks
             raise storage_error(path, error) from error
         yield
+
+
+def is_locked(folder: Path) -> bool:
+    """Whether another process holds the folder."""
+    try:
+        with (folder / ".lock").open("rb") as file:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:  # nobody ever held it, or a file system without locks
+        return False
+    return False
 
 
 def _sync_folder(folder: Path) -> None:

@@ -8,6 +8,7 @@ import json
 import os
 import resource
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, redirect_stdout
 from itertools import count
 from pathlib import Path
@@ -83,6 +84,23 @@ def largest_file(size: int) -> Iterator[None]:
         yield
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+def test_many_may_write_one_file(tmp_path: Path) -> None:
+    """Readers find what one of them wrote, whole."""
+    path = tmp_path / "file"
+    contents = [bytes([letter]) * 300_000 for letter in b"abcd"]
+    files.replace_file(path, contents[0])
+    with ThreadPoolExecutor(4) as pool:
+        writers = [
+            pool.submit(lambda c=content: [files.replace_file(path, c) for _ in range(20)])
+            for content in contents
+        ]
+        while not all(writer.done() for writer in writers):
+            assert path.read_bytes() in contents
+        for writer in writers:
+            writer.result()
+    assert list(tmp_path.iterdir()) == [path]
 
 
 def assert_intact(folder: Path) -> None:

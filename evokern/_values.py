@@ -35,9 +35,16 @@ def random_place(seed: int, generation: int, first: int) -> None:
     integer("first", first, 0, _UINT32_MAX)
 
 
-def number(name: str, value: float) -> None:
+def boolean(name: str, value: bool) -> bool:
+    if not isinstance(value, bool):
+        raise DtypeError(message(name, "True or False", f"{type(value).__name__} {value!r}"))
+    return value
+
+
+def number(name: str, value: float) -> float:
     if isinstance(value, bool) or not isinstance(value, (int, float, np.integer, np.floating)):
         raise DtypeError(message(name, "a number", f"{type(value).__name__} {value!r}"))
+    return float(value)
 
 
 def share(name: str, value: float) -> float:

@@ -12,7 +12,7 @@ from evokern.__main__ import main
 from evokern.checkpoint import load_network
 from evokern.commands import adam as command
 from evokern.drivers.adam import AdamConfig, train_adam
-from evokern.errors import ArgumentError, RunStopped
+from evokern.errors import ArgumentError, DtypeError, RunStopped
 from evokern.metrics import read_json, read_metrics
 from evokern.problems.classification import Classification, ClassificationConfig
 from evokern.problems.datasets import Dataset
@@ -119,10 +119,14 @@ def test_another_configuration_in_its_folder_is_refused(tmp_path):
         ({"log_every": 0}, "log_every"),
         ({"learning_rate": 0.0}, "learning_rate"),
         ({"learning_rate": float("nan")}, "learning_rate"),
+        ({"learning_rate": "a"}, "learning_rate"),
+        ({"learning_rate": True}, "learning_rate"),
+        ({"seed": -1}, "seed"),
+        ({"tensorboard": 1}, "tensorboard"),
     ],
 )
 def test_settings_out_of_range_are_refused(settings, name):
-    with pytest.raises(ArgumentError, match=f"^{name}: expected"):
+    with pytest.raises((ArgumentError, DtypeError), match=f"^{name}: expected"):
         AdamConfig(**settings)
 
 

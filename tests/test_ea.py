@@ -38,6 +38,7 @@ from evokern.errors import (
     MemoryLimitError,
     ShapeError,
 )
+from evokern.files import locked
 from evokern.layout import DenseGenes, GenomeLayout
 from evokern.metrics import read_metrics
 from evokern.population import Population, allocate_genomes
@@ -449,6 +450,16 @@ def test_a_run_folder_is_taken_by_the_same_settings_only(tmp_path):
     (wanted / "metrics.jsonl").write_text('{"generation": 1}')
     assert run_folder(wanted, {"seed": 1}) == wanted
     assert run_folder(wanted, {"seed": 2}).name == "mnist-2"
+    assert run_folder(wanted, {"seed": 1.0}).name == "mnist-2"  # as checkpoints tell runs apart
+
+
+def test_a_run_that_has_just_been_started_keeps_its_folder(tmp_path):
+    (tmp_path / "mnist").mkdir()
+    (tmp_path / "mnist" / "config.json").write_text('{"seed": 1}')
+    with locked(tmp_path / "mnist"):
+        assert run_folder(tmp_path / "mnist", {"seed": 2}).name == "mnist-2"
+        assert run_folder(tmp_path / "mnist", {"seed": 1}).name == "mnist"  # to say who is there
+    assert run_folder(tmp_path / "mnist", {"seed": 2}).name == "mnist"
 
 
 def test_a_batch_larger_than_the_data_is_refused(digits):
@@ -501,5 +512,5 @@ def test_the_command_reports_missing_data_without_a_traceback(monkeypatch, capsy
 def test_doctor_names_every_op_and_the_reason_for_empty_cells(capsys):
     assert main(["doctor"]) == 0
     output = capsys.readouterr().out
-    for word in ("crossover_mutate", "network_loss", "instruction set", "cuda: "):
+    for word in ("crossover_mutate", "network_loss", "instruction set", "back end", "cuda: "):
         assert word in output

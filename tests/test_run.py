@@ -6,6 +6,7 @@ import fcntl
 import os
 import signal
 from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -16,11 +17,13 @@ from tiny import at, hooked, run
 
 from evokern import ops
 from evokern.checkpoint import load_network
+from evokern.drivers.ea import next_generation
 from evokern.drivers.run import claim, plain, run_folder
 from evokern.drivers.train import RunConfig, last_population
 from evokern.errors import (
     ArgumentError,
     CheckpointError,
+    DtypeError,
     RunStopped,
     StorageError,
 )
@@ -288,6 +291,31 @@ def test_the_last_population_can_be_read(tmp_path):
     assert population.fitness.max() > population.fitness.min()
     replayed = ops.replay(population.lineages, tiny.NETWORK.layout)
     assert_same_bits(replayed, population.genomes[population.rows])
+
+
+def test_the_last_population_goes_on(tmp_path):
+    run(tmp_path)
+    config = tiny.config()
+    after = next_generation(
+        last_population(tmp_path), tiny.problem(), config, config.generations + 1
+    )
+    assert np.isfinite(after.fitness).all()
+
+
+def test_other_runs_have_no_population(tmp_path):
+    (tmp_path / "config.json").write_text('{"algorithm": "es"}')
+    with pytest.raises(CheckpointError, match=r"expected a run of the genetic algorithm, got .*es"):
+        last_population(tmp_path)
+
+
+def test_numbers_of_numpy_are_settings(tmp_path):
+    config = ClassificationConfig(batch=np.int64(4), gce_q=np.float32(0.5), shift_share=0)
+    assert config == ClassificationConfig(batch=4, gce_q=0.5, shift_share=0.0)
+    watch = RunConfig(log_every=np.int64(2), ensemble=np.uint8(3))
+    assert plain(asdict(watch)) == asdict(RunConfig(log_every=2, ensemble=3))
+    assert plain(asdict(config)) == asdict(config)
+    with pytest.raises(DtypeError, match="tensorboard: expected True or False, got str 'no'"):
+        RunConfig(tensorboard="no")
 
 
 def test_other_data_of_the_same_name_is_another_run(tmp_path):

@@ -1,1 +1,2 @@
-"""The algorithms: evolutionary training (``ea``), and the loop shell they share (``run``)."""
+"""The algorithms: the genetic one (``ea``), the evolution strategy (``es``), gradients beside them
+(``adam``), and the shell that long runs share (``run``)."""

@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from evokern import ops
-from evokern._values import integer
+from evokern._values import boolean, integer, number
 from evokern.checkpoint import Checkpoint, describe, read_tensors, write_json
 from evokern.drivers.run import Run
 from evokern.drivers.train import save_model
@@ -46,10 +46,17 @@ class AdamConfig:
 
     def __post_init__(self) -> None:
         for name in ("iterations", "log_every", "checkpoint_every"):
-            integer(name, getattr(self, name), 1, 2**31 - 1)
+            self._set(name, integer(name, getattr(self, name), 1, 2**31 - 1))
+        self._set("seed", integer("seed", self.seed, 0, 2**64 - 1))
+        boolean("tensorboard", self.tensorboard)
+        self._set("learning_rate", number("learning_rate", self.learning_rate))
         if not 0 < self.learning_rate < math.inf:
             wanted = "a finite number > 0"
             raise ArgumentError(message("learning_rate", wanted, repr(self.learning_rate)))
+
+    def _set(self, name: str, value: float) -> None:
+        """NumPy's numbers as Python's: they are written as JSON."""
+        object.__setattr__(self, name, value)
 
 
 @dataclass(frozen=True)
@@ -153,10 +160,10 @@ def _finish(problem: Classification, genome: F32, run: Run) -> AdamResult:
 def _state(module: Any, optimizer: Any) -> dict[str, np.ndarray]:
     """Weights and moments, one tensor each per parameter."""
     state = {}
-    for number, parameter in enumerate(module.parameters()):
-        state[f"{number}.weights"] = parameter.detach().numpy()
+    for i, parameter in enumerate(module.parameters()):
+        state[f"{i}.weights"] = parameter.detach().numpy()
         for name, value in optimizer.state[parameter].items():
-            state[f"{number}.{name}"] = value.numpy()
+            state[f"{i}.{name}"] = value.numpy()
     return state
 
 
@@ -164,14 +171,14 @@ def _set_state(module: Any, optimizer: Any, checkpoint: Checkpoint) -> None:
     """Raises CheckpointError when the checkpoint is of another network."""
     from torch import from_numpy, no_grad
 
-    for number, parameter in enumerate(module.parameters()):
-        tensors = read_tensors(checkpoint, prefix=f"{number}.")
+    for i, parameter in enumerate(module.parameters()):
+        tensors = read_tensors(checkpoint, prefix=f"{i}.")
         own = {name: from_numpy(tensor) for name, tensor in tensors.items()}
         shape = tuple(parameter.shape)
         wanted = {"weights": shape, "step": (), "exp_avg": shape, "exp_avg_sq": shape}
         got = {name: tuple(tensor.shape) for name, tensor in own.items()}
         if got != wanted:
-            expected = f"{wanted} of parameter {number}"
+            expected = f"{wanted} of parameter {i}"
             raise CheckpointError(message(str(checkpoint.tensors), expected, f"{got}"))
         with no_grad():
             parameter.copy_(own.pop("weights"))

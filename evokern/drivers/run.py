@@ -26,7 +26,7 @@ from evokern.checkpoint import (
     write_json,
 )
 from evokern.errors import ArgumentError, CheckpointError, RunStopped
-from evokern.files import locked, make_folder
+from evokern.files import is_locked, locked, make_folder
 from evokern.metrics import (
     CONFIG,
     METRICS,
@@ -192,10 +192,21 @@ class Run:
 def run_folder(wanted: Path, settings: Mapping[str, Any]) -> Path:
     """``wanted``, or ``wanted-2``, ...: the first that holds a run with these settings or none."""
     candidate, number = wanted, 1
-    while (candidate / CONFIG).exists() and not may_claim(candidate, plain(settings)):
+    while _is_taken(candidate, plain(settings)):
         number += 1
         candidate = wanted.with_name(f"{wanted.name}-{number}")
     return candidate
+
+
+def _is_taken(folder: Path, settings: dict[str, Any]) -> bool:
+    """Whether a run with other settings is there, be it that it has just been started."""
+    there = (folder / CONFIG).exists() and not _same(read_json(folder / CONFIG), settings)
+    return there and (is_locked(folder) or not may_claim(folder, settings))
+
+
+def _same(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
+    """As checkpoints see it: 1 is not 1.0, of which `elites` makes something else."""
+    return digest_of(one) == digest_of(other)
 
 
 def claim(folder: Path, settings: dict[str, Any]) -> None:
@@ -209,7 +220,7 @@ def claim(folder: Path, settings: dict[str, Any]) -> None:
             f"{folder}: holds a run with other settings: {difference(read_json(path), settings)}; "
             "choose another folder, or give the settings there to go on with that run"
         )
-    if not path.exists() or read_json(path) != settings:
+    if not path.exists() or not _same(read_json(path), settings):
         write_json(path, settings)
 
 
@@ -217,7 +228,7 @@ def may_claim(folder: Path, settings: dict[str, Any]) -> bool:
     """Whether the folder is free for a run: it has these settings, or nothing was made in it yet
     (a run that failed at its start must not keep the corrected command out)."""
     path = folder / CONFIG
-    if not path.exists() or read_json(path) == settings:
+    if not path.exists() or _same(read_json(path), settings):
         return True
     metrics = folder / METRICS
     begun = metrics.exists() and metrics.stat().st_size > 0

@@ -7,7 +7,7 @@ since every random number is a function of the seed and its place.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from evokern import _devices
-from evokern._values import integer
+from evokern._values import boolean, integer
 from evokern.checkpoint import (
     Checkpoint,
     Rows,
@@ -58,7 +58,12 @@ class WatchConfig:
 
     def __post_init__(self) -> None:
         for name in ("log_every", "checkpoint_every", "keep"):
-            integer(name, getattr(self, name), 1, 2**31 - 1)
+            self._set(name, integer(name, getattr(self, name), 1, 2**31 - 1))
+        boolean("tensorboard", self.tensorboard)
+
+    def _set(self, name: str, value: int) -> None:
+        """NumPy's numbers as Python's: they are written as JSON."""
+        object.__setattr__(self, name, value)
 
 
 @dataclass(frozen=True)
@@ -73,7 +78,7 @@ class RunConfig(WatchConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         for name in ("finalists", "ensemble"):
-            integer(name, getattr(self, name), 1, 2**31 - 1)
+            self._set(name, integer(name, getattr(self, name), 1, 2**31 - 1))
 
 
 @dataclass(frozen=True)
@@ -189,20 +194,26 @@ def read_population(
 
 
 def last_population(folder: str | Path) -> Population:
-    """The population of the newest whole checkpoint of a run, finished or not.
+    """The population of the newest whole checkpoint of a genetic algorithm's run, finished or not.
 
-    Raises CheckpointError when the folder is no run or has no checkpoint.
+    Raises CheckpointError when the folder is no such run or has no checkpoint.
     """
+    folder = Path(folder)
+    settings = read_json(folder / CONFIG)
+    if settings.get("algorithm") != "ea":
+        got = f"one of {settings.get('algorithm')!r}"
+        raise CheckpointError(message(str(folder), "a run of the genetic algorithm", got))
+    config = EAConfig(**{f.name: settings[f.name] for f in fields(EAConfig) if f.name in settings})
 
     def read(checkpoint: Checkpoint) -> Population:
         tensors = read_tensors(checkpoint)
-        rows = np.arange(len(tensors["fitness"]), dtype=np.int32)
+        rows = np.arange(config.population, dtype=np.int32)
+        bank = allocate_genomes(config.bank_rows, tensors["genomes"].shape[1])
+        bank[: len(rows)] = tensors["genomes"]
         lineages = read_lineages(checkpoint, len(rows)) if "lineages" in checkpoint.facts else None
-        return Population(tensors["genomes"], rows, tensors["fitness"], tensors["sigma"], lineages)
+        return Population(bank, rows, tensors["fitness"], tensors["sigma"], lineages)
 
-    folder = Path(folder)
-    run = digest_of(read_json(folder / CONFIG))
-    population, _ = newest_checkpoint(folder / CHECKPOINTS, run=run, read=read)
+    population, _ = newest_checkpoint(folder / CHECKPOINTS, run=digest_of(settings), read=read)
     if population is None:
         raise CheckpointError(f"{folder}: the run has no checkpoint yet")
     return population

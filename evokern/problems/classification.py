@@ -109,23 +109,30 @@ class ClassificationConfig:
     """Share of a batch's images that are moved by one pixel, in any of four directions."""
 
     def __post_init__(self) -> None:
-        integer("batch", self.batch, 1, 2**31 - 1)
+        for name in ("batch", "importance_every"):
+            self._set(name, integer(name, getattr(self, name), 1, 2**31 - 1))
+        for name in ("gce_q", "positive_weight", "uniform_share", "shift_share"):
+            self._set(name, number(name, getattr(self, name)))
         one_of("objective", self.objective, OBJECTIVES)
         check_gce_q(self.gce_q)
         check_positive_weight(self.positive_weight)
         one_of("phenotype", self.phenotype, get_args(PhenotypeName))
         check_sign_scale(self.sign_scale)
+        if self.sign_scale is not None:
+            self._set("sign_scale", float(self.sign_scale))
         one_of("precision", self.precision, get_args(HostPrecision))
         one_of("sampling", self.sampling, get_args(Sampling))
-        number("uniform_share", self.uniform_share)
         if not 0 < self.uniform_share <= 1:
             wanted = "a share in (0, 1]"
             raise ArgumentError(message("uniform_share", wanted, repr(self.uniform_share)))
-        integer("importance_every", self.importance_every, 1, 2**31 - 1)
         share("shift_share", self.shift_share)
         if self.sampling == "importance" and self.objective not in _WEIGHTED:
             wanted = f"{' or '.join(_WEIGHTED)} with sampling=importance"
             raise ArgumentError(message("objective", wanted, self.objective))
+
+    def _set(self, name: str, value: float) -> None:
+        """NumPy's numbers as Python's: they are written as JSON."""
+        object.__setattr__(self, name, value)
 
 
 class Classification:

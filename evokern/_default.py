@@ -40,7 +40,7 @@ def use_backend(name: str) -> Iterator[None]:
 
 def host_backend(op: str) -> str:
     """What ``auto`` is for arrays on the host: the CPU kernels unless another one is chosen."""
-    chosen = _choice()
+    chosen = chosen_backend()
     return chosen if chosen != "auto" and chosen not in ON_DEVICE else _told(op, "cpu")
 
 
@@ -49,7 +49,7 @@ def device_backend(op: str, device: Device) -> str:
 
     Raises BackendError where neither can run, with the reasons.
     """
-    chosen = _choice()
+    chosen = chosen_backend()
     if chosen in ON_DEVICE:
         return chosen
     reasons = []
@@ -64,7 +64,8 @@ def device_backend(op: str, device: Device) -> str:
     raise BackendError("; ".join(reasons) or f"backend: {op} runs on no device")
 
 
-def _choice() -> str:
+def chosen_backend() -> str:
+    """What ``use_backend`` or EVOKERN_BACKEND says, or ``auto``. Raises BackendError."""
     chosen = _chosen.get()
     return chosen if chosen == "auto" else _known("EVOKERN_BACKEND", chosen)
 

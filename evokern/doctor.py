@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from evokern import _cpu
+from evokern._default import chosen_backend
 from evokern._devices import NATIVES, why_not
 from evokern._table import BACKENDS, TABLE
 from evokern._version import __version__
@@ -37,6 +38,7 @@ def _facts() -> Table:
     table.add_row("processor", _processor())
     table.add_row("instruction set", _instruction_set())
     table.add_row("bf16", _bf16())
+    table.add_row("back end", chosen_backend())
     table.add_row("threads", f"{_cpu.threads()} of {os.cpu_count()} processors")
     there = available_bytes()
     table.add_row("memory", "unknown" if there is None else f"{there / 1e9:.1f} GB available")

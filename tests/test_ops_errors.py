@@ -460,6 +460,7 @@ WRONG: list[tuple[Callable[..., Any], dict[str, Any], type[EvokernError], str]] 
         ArgumentError,
         "out: expected memory apart from x",
     ),
+    (loss, {"network": np.zeros((2, 3), F)}, DtypeError, "network: expected an evokern Network"),
     (loss, {"loss": "hinge"}, ArgumentError, "loss: expected one of ['cross_entropy', 'mse']"),
     (loss, {"precision": "tf32"}, BackendError, "precision: tf32"),
     (

@@ -107,10 +107,10 @@ def network_loss(
     """
     one_of("loss", loss, LOSSES)
     one_of("precision", precision, PRECISIONS)
+    given = evaluation(genomes, network, x, index, x_scale)
     if len(network.output_shape) != 1:
         got = f"{list(network.output_shape)}"
         raise ShapeError(message("network", "a flat output [O]", got, "add Flatten() at the end"))
-    given = evaluation(genomes, network, x, index, x_scale)
     slots, batch = given.slots, given.batch
     outputs = network.output_shape[0]
     counts = None if classes is None else class_counts(classes, slots, outputs)

@@ -343,6 +343,7 @@ def test_slices_want_dense_layers_and_direct_genes(dataset: Dataset) -> None:
         ({"sigma": -0.1}, ArgumentError, "sigma: expected a number in"),
         ({"sigma": float("nan")}, ArgumentError, "sigma: "),
         ({"sigma": 0}, ArgumentError, "sigma: expected a float32 > 0"),
+        ({"sigma": 0.1, "sigma_min": 0.2}, ArgumentError, "sigma_min: expected at most sigma, 0.1"),
         ({"anneal": "rate"}, ArgumentError, "anneal: expected one of"),
         ({"learning_rate": float("inf")}, ArgumentError, "learning_rate: "),
         ({"learning_rate": "1"}, DtypeError, "learning_rate: expected a number"),

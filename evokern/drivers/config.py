@@ -124,8 +124,7 @@ class EAConfig:
         if self.offspring is not None:
             self._set("offspring", integer("offspring", self.offspring, 1, 2**31 - 1))
         for name in (*_SHARES, *_AMOUNTS, *_FACTORS):
-            number(name, getattr(self, name))
-            self._set(name, float(getattr(self, name)))
+            self._set(name, number(name, getattr(self, name)))
         for name in _SHARES:
             self._expect(name, 0 <= getattr(self, name) <= 1, "a share in [0, 1]")
         for name in _AMOUNTS:

@@ -101,11 +101,11 @@ class ESConfig:
         for name, (least, most) in _COUNTS.items():
             self._set(name, integer(name, getattr(self, name), least, most))
         for name in (*_AMOUNTS, *_SHARES, "sigma_decay"):
-            number(name, getattr(self, name))
-            self._set(name, float(getattr(self, name)))
+            self._set(name, number(name, getattr(self, name)))
         for name in _AMOUNTS:
             self._expect(name, 0 <= getattr(self, name) <= _LARGEST, f"a number in [0, {_LARGEST}]")
         self._expect("sigma", bool(np.float32(self.sigma)), "a float32 > 0")
+        self._expect("sigma_min", self.sigma_min <= self.sigma, f"at most sigma, {self.sigma}")
         for name in _SHARES:
             self._expect(name, 0 <= getattr(self, name) <= 1, "a share in [0, 1]")
         self._expect("sigma_decay", 0 < self.sigma_decay <= 1, "a factor in (0, 1]")

@@ -123,7 +123,8 @@ def storage_error(path: Path, error: OSError) -> StorageError:
 def locked(folder: Path) -> Iterator[None]:
     """Holds the folder for this process. Raises StorageError when another one holds it.
 
-    The lock goes with the process, however that ends.
+    The lock goes with the process, however that ends. Temporary files of killed processes are
+    removed.
     """
     path = folder / ".lock"
     with open_to_append(path) as file:
@@ -135,6 +136,7 @@ def locked(folder: Path) -> Iterator[None]:
             ) from None
         except OSError as error:  # a file system without locks
             raise storage_error(path, error) from error
+        remove(unfinished(folder))
         yield
 
 

@@ -14,6 +14,12 @@ _UINT32_MAX = 2**32 - 1
 _UINT64_MAX = 2**64 - 1
 
 
+def assign(settings: object, name: str, value: object) -> None:
+    """Sets a field of frozen settings while they are made: NumPy's numbers become Python's, which
+    are written as JSON and as exact decimals."""
+    object.__setattr__(settings, name, value)
+
+
 def one_of(name: str, value: str, names: tuple[str, ...]) -> None:
     if value not in names:
         raise ArgumentError(message(name, f"one of {list(names)}", repr(value)))

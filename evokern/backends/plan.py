@@ -11,6 +11,7 @@ import math
 from bisect import bisect_right
 from dataclasses import dataclass, field
 from functools import lru_cache
+from itertools import accumulate
 from typing import Any
 
 import numpy as np
@@ -244,7 +245,7 @@ def _layout(
     numbers = range(len(places.features))
 
     def offsets(chunk: int) -> list[int]:
-        return [sum(size(place, chunk) for place in range(n)) for n in (*numbers, len(numbers))]
+        return list(accumulate((size(place, chunk) for place in numbers), initial=0))
 
     def total(chunk: int) -> int:
         return offsets(chunk)[-1] + (_aligned(chunk * samples * _RESULT_BYTES) if loss else 0)

@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from evokern import ops
-from evokern._values import boolean, integer, number
+from evokern._values import assign, boolean, integer, number
 from evokern.checkpoint import Checkpoint, describe, read_tensors, write_json
 from evokern.drivers.run import Run
 from evokern.drivers.train import save_model
@@ -46,17 +46,13 @@ class AdamConfig:
 
     def __post_init__(self) -> None:
         for name in ("iterations", "log_every", "checkpoint_every"):
-            self._set(name, integer(name, getattr(self, name), 1, 2**31 - 1))
-        self._set("seed", integer("seed", self.seed, 0, 2**64 - 1))
+            assign(self, name, integer(name, getattr(self, name), 1, 2**31 - 1))
+        assign(self, "seed", integer("seed", self.seed, 0, 2**64 - 1))
         boolean("tensorboard", self.tensorboard)
-        self._set("learning_rate", number("learning_rate", self.learning_rate))
+        assign(self, "learning_rate", number("learning_rate", self.learning_rate))
         if not 0 < self.learning_rate < math.inf:
             wanted = "a finite number > 0"
             raise ArgumentError(message("learning_rate", wanted, repr(self.learning_rate)))
-
-    def _set(self, name: str, value: float) -> None:
-        """NumPy's numbers as Python's: they are written as JSON."""
-        object.__setattr__(self, name, value)
 
 
 @dataclass(frozen=True)

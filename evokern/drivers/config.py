@@ -10,7 +10,7 @@ from typing import Literal, get_args
 import numpy as np
 import numpy.typing as npt
 
-from evokern._values import integer, number, one_of
+from evokern._values import assign, integer, number, one_of
 from evokern.errors import ArgumentError, DtypeError, message
 from evokern.rules import DISTRIBUTIONS, INIT_SCHEMES, Distribution, InitScheme
 
@@ -120,11 +120,11 @@ class EAConfig:
             if not isinstance(getattr(self, name), bool):
                 raise DtypeError(message(name, "True or False", repr(getattr(self, name))))
         for name, (least, most) in _COUNTS.items():
-            self._set(name, integer(name, getattr(self, name), least, most))
+            assign(self, name, integer(name, getattr(self, name), least, most))
         if self.offspring is not None:
-            self._set("offspring", integer("offspring", self.offspring, 1, 2**31 - 1))
+            assign(self, "offspring", integer("offspring", self.offspring, 1, 2**31 - 1))
         for name in (*_SHARES, *_AMOUNTS, *_FACTORS):
-            self._set(name, number(name, getattr(self, name)))
+            assign(self, name, number(name, getattr(self, name)))
         for name in _SHARES:
             self._expect(name, 0 <= getattr(self, name) <= 1, "a share in [0, 1]")
         for name in _AMOUNTS:
@@ -190,16 +190,12 @@ class EAConfig:
     def _check_elites(self) -> None:
         number("elites", self.elites)
         if isinstance(self.elites, (int, np.integer)):
-            self._set("elites", int(self.elites))
+            assign(self, "elites", int(self.elites))
             holds = self.elites >= 0
         else:
-            self._set("elites", float(self.elites))
+            assign(self, "elites", float(self.elites))
             holds = 0 <= self.elites <= 1
         self._expect("elites", holds, "a count >= 0 or a share in [0, 1]")
-
-    def _set(self, name: str, value: float) -> None:
-        """NumPy's numbers as Python's: they are written as JSON, and as exact decimals."""
-        object.__setattr__(self, name, value)
 
     def _expect(self, name: str, holds: bool, wanted: str) -> None:
         if not holds:

@@ -26,7 +26,7 @@ import numpy as np
 import numpy.typing as npt
 
 from evokern import _devices, ops
-from evokern._values import integer, number, one_of
+from evokern._values import assign, integer, number, one_of
 from evokern.drivers.ea import checked_fitness
 from evokern.errors import ArgumentError, DtypeError, message
 from evokern.layout import GenomeLayout
@@ -99,9 +99,9 @@ class ESConfig:
         one_of("sigma_schedule", self.sigma_schedule, get_args(ScheduleName))
         one_of("init", self.init, INIT_SCHEMES)
         for name, (least, most) in _COUNTS.items():
-            self._set(name, integer(name, getattr(self, name), least, most))
+            assign(self, name, integer(name, getattr(self, name), least, most))
         for name in (*_AMOUNTS, *_SHARES, "sigma_decay"):
-            self._set(name, number(name, getattr(self, name)))
+            assign(self, name, number(name, getattr(self, name)))
         for name in _AMOUNTS:
             self._expect(name, 0 <= getattr(self, name) <= _LARGEST, f"a number in [0, {_LARGEST}]")
         self._expect("sigma", bool(np.float32(self.sigma)), "a float32 > 0")
@@ -115,7 +115,7 @@ class ESConfig:
                 wanted = "numbers, one per layer"
                 raise DtypeError(message(name, wanted, f"{type(numbers).__name__} {numbers!r}"))
             values = tuple(integer(name, value, least, _LARGEST) for value in numbers)
-            self._set(name, values)
+            assign(self, name, values)
         if self.shares:
             wanted = f"as many numbers as shares has {self.shares}"
             self._expect("units", len(self.shares) == len(self.units), wanted)
@@ -144,9 +144,6 @@ class ESConfig:
         shrunk = float(sigma_at(self, generation)) / float(np.float32(self.sigma))
         rate = self.learning_rate * (shrunk if self.anneal == "learning_rate" else 1)
         return np.float32(rate), np.float32(self.weight_decay * shrunk)
-
-    def _set(self, name: str, value: object) -> None:
-        object.__setattr__(self, name, value)
 
     def _expect(self, name: str, holds: bool, wanted: str) -> None:
         if not holds:

@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from evokern import _devices
-from evokern._values import boolean, integer
+from evokern._values import assign, boolean, integer
 from evokern.checkpoint import (
     Checkpoint,
     Rows,
@@ -58,12 +58,8 @@ class WatchConfig:
 
     def __post_init__(self) -> None:
         for name in ("log_every", "checkpoint_every", "keep"):
-            self._set(name, integer(name, getattr(self, name), 1, 2**31 - 1))
+            assign(self, name, integer(name, getattr(self, name), 1, 2**31 - 1))
         boolean("tensorboard", self.tensorboard)
-
-    def _set(self, name: str, value: int) -> None:
-        """NumPy's numbers as Python's: they are written as JSON."""
-        object.__setattr__(self, name, value)
 
 
 @dataclass(frozen=True)
@@ -78,7 +74,7 @@ class RunConfig(WatchConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         for name in ("finalists", "ensemble"):
-            self._set(name, integer(name, getattr(self, name), 1, 2**31 - 1))
+            assign(self, name, integer(name, getattr(self, name), 1, 2**31 - 1))
 
 
 @dataclass(frozen=True)

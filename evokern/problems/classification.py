@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from evokern import _devices, ops
-from evokern._values import integer, number, one_of, share
+from evokern._values import assign, integer, number, one_of, share
 from evokern.backends.reference.random import counter_permutation
 from evokern.errors import ArgumentError, EvokernError, ObjectiveError, ShapeError, message
 from evokern.layout import GenomeLayout
@@ -110,16 +110,16 @@ class ClassificationConfig:
 
     def __post_init__(self) -> None:
         for name in ("batch", "importance_every"):
-            self._set(name, integer(name, getattr(self, name), 1, 2**31 - 1))
+            assign(self, name, integer(name, getattr(self, name), 1, 2**31 - 1))
         for name in ("gce_q", "positive_weight", "uniform_share", "shift_share"):
-            self._set(name, number(name, getattr(self, name)))
+            assign(self, name, number(name, getattr(self, name)))
         one_of("objective", self.objective, OBJECTIVES)
         check_gce_q(self.gce_q)
         check_positive_weight(self.positive_weight)
         one_of("phenotype", self.phenotype, get_args(PhenotypeName))
         check_sign_scale(self.sign_scale)
         if self.sign_scale is not None:
-            self._set("sign_scale", float(self.sign_scale))
+            assign(self, "sign_scale", float(self.sign_scale))
         one_of("precision", self.precision, get_args(HostPrecision))
         one_of("sampling", self.sampling, get_args(Sampling))
         if not 0 < self.uniform_share <= 1:
@@ -129,10 +129,6 @@ class ClassificationConfig:
         if self.sampling == "importance" and self.objective not in _WEIGHTED:
             wanted = f"{' or '.join(_WEIGHTED)} with sampling=importance"
             raise ArgumentError(message("objective", wanted, self.objective))
-
-    def _set(self, name: str, value: float) -> None:
-        """NumPy's numbers as Python's: they are written as JSON."""
-        object.__setattr__(self, name, value)
 
 
 class Classification:

@@ -174,13 +174,10 @@ def median_curve(group: Group, metric: str, x: X = "generation") -> Curve:
     curves = [_points(run, metric, x) for run in group.runs]
     for run, (places, _) in zip(group.runs, curves, strict=True):
         if not len(places):
-            known, name, got = metric_names(run), "metric", metric
+            name, got, known = "metric", metric, metric_names(run)
             if metric in known:
-                known, name, got = (
-                    [n for n in get_args(X) if len(_points(run, metric, n)[0])],
-                    "x",
-                    x,
-                )
+                name, got = "x", x
+                known = [place for place in get_args(X) if len(_points(run, metric, place)[0])]
             has = f"one that {run.folder} has: {', '.join(known) or 'none'}"
             raise ArgumentError(message(name, has, got))
         if (np.diff(places) < 0).any():

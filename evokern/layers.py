@@ -157,7 +157,7 @@ class Pool2d:
 
 @dataclass(frozen=True)
 class MaxPool2d(Pool2d):
-    """Maximum over windows; padding never wins. NaN wins (design section 5)."""
+    """Maximum over windows; padding never wins. NaN wins (docs/bits.md)."""
 
 
 @dataclass(frozen=True)

@@ -133,7 +133,7 @@ class GenomeLayout:
         """int32 [G]: the output unit a gene belongs to, numbered through in genome order.
 
         A unit owns its incoming weights and its bias, a channel its scale and shift (row-wise
-        crossover, design section 5).
+        crossover, docs/bits.md).
         """
         parts: list[np.ndarray] = []
         first_unit = 0

@@ -1,4 +1,4 @@
-"""Genomes as seeds: how individuals came about, 16 bytes per ancestor (design section 6).
+"""Genomes as seeds: how individuals came about, 16 bytes per ancestor (docs/ea.md, Lineages).
 
 A genome follows from the run's recipe and, per ancestor, from where its random numbers are drawn
 (generation, number), its mutation strength and its parents. So a genome of a million genes with 50

@@ -1,7 +1,7 @@
 """Names and host numbers that every back end shares, so that no two can differ in them.
 
 Numbers are computed in double by operations that IEEE 754 rounds exactly (``sqrt`` and ``/``
-included) and rounded to fp32 once (design section 5).
+included) and rounded to fp32 once (docs/bits.md).
 """
 
 from __future__ import annotations

@@ -18,7 +18,7 @@ from evokern.backends.reference.random import draw_index, selection_words
 I32 = npt.NDArray[np.int32]
 I64 = npt.NDArray[np.int64]
 
-_WEIGHT_UNIT = 1 << 24  # weights of a categorical draw are integers in this unit (design section 5)
+_WEIGHT_UNIT = 1 << 24  # weights of a categorical draw are integers in this unit (docs/bits.md)
 _DIGITS = Context(prec=40)
 
 

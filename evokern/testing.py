@@ -75,7 +75,7 @@ def error_bound(
 ) -> Bounded:
     """The network's outputs in float64 and a bound on a kernel's error: [S, B, *output_shape].
 
-    The bound is carried along the layers (design section 5); it is infinite or NaN where fp32 may
+    The bound is carried along the layers (docs/bits.md); it is infinite or NaN where fp32 may
     overflow on the way, since the order of a sum matters then. It counts one rounding per operation
     and, for bf16 and tf32, the rounding of the inputs and weights of every dense, convolutional
     and recurrent layer.
@@ -260,7 +260,7 @@ def _with_bias(parts: tuple[F64, ...]) -> tuple[F64, F64]:
 
 
 def _roundings(products: int, by: _Rounding) -> float:
-    """c(k) of design section 5: roundings that a sum of so many products counts for."""
+    """c(k) of docs/bits.md: roundings that a sum of so many products counts for."""
     return (2 * math.sqrt(products) if by.zero_mean else products) + 4
 
 

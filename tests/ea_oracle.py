@@ -1,6 +1,6 @@
 """The evolutionary algorithm one individual at a time, for tests.
 
-Written from the thesis (Algorithms 1 and 2, sections 4.4, 4.5 and 5.2) and design section 5: full
+Written from the thesis (Algorithms 1 and 2, sections 4.4, 4.5 and 5.2) and docs/bits.md: full
 copies of every genome, no bank, words of a scalar Philox.
 """
 

@@ -1,4 +1,4 @@
-"""Layers and whole networks one number at a time (design section 5), for tests of the reference.
+"""Layers and whole networks one number at a time (docs/bits.md), for tests of the reference.
 
 Genes are taken from the front of a flat genome, so that the genome layout is followed too.
 """

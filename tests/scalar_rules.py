@@ -1,4 +1,4 @@
-"""The rules of design section 5 one number at a time, for tests of the reference."""
+"""The rules of docs/bits.md one number at a time, for tests of the reference."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """Frozen bits: every rule of variation in a few genes, and a whole run in one hash.
 
-A change here breaks every stored seed and lineage (design section 5): the counter layout is a
+A change here breaks every stored seed and lineage (docs/bits.md): the counter layout is a
 public contract.
 """
 

@@ -36,7 +36,7 @@ each_backend = pytest.mark.parametrize("backend", BACKENDS)
 
 
 def scalar_sample(row: np.ndarray, word: int) -> int:
-    """The rule of design section 5 in Python integers."""
+    """The rule of docs/bits.md in Python integers."""
     weights = [round(Fraction(float(p)) * 2**24) for p in row]
     target = word * sum(weights) >> 32
     total = 0

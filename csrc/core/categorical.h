@@ -1,4 +1,4 @@
-// The element rules of categorical search distributions (design section 5). F is float or a SIMD
+// The element rules of categorical search distributions (docs/bits.md). F is float or a SIMD
 // type. The NumPy twin is evokern/backends/reference/categorical.py.
 #pragma once
 

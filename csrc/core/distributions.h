@@ -1,6 +1,6 @@
 // Random words into deviates. F is float or a SIMD type; words are its Uint.
 // Source of the normal: Box-Muller with polynomials that need no fma and no libm, so that its bits
-// are the same everywhere (design section 5).
+// are the same everywhere (docs/bits.md).
 #pragma once
 
 #include "core/activation.h"

@@ -9,7 +9,7 @@
 
 EVK_NAMESPACE_BEGIN
 
-// Part of the public contract: which stream a number comes from (design section 5).
+// Part of the public contract: which stream a number comes from (docs/bits.md).
 enum Stream : u32 {
   kInit = 0,
   kCrossover = 1,

@@ -1,4 +1,4 @@
-// The element rules of pooling (design section 5). F is float or a SIMD type.
+// The element rules of pooling (docs/bits.md). F is float or a SIMD type.
 #pragma once
 
 #include "core/element.h"

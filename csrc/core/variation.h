@@ -1,4 +1,4 @@
-// The element rules of variation (design section 5). F is float or a SIMD type; words are its Uint.
+// The element rules of variation (docs/bits.md). F is float or a SIMD type; words are its Uint.
 #pragma once
 
 #include "core/distributions.h"

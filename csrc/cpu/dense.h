@@ -10,7 +10,7 @@
 
 EVK_NAMESPACE_BEGIN
 
-constexpr int kBlockSamples = 32;  // losses are summed in blocks of these (design section 5)
+constexpr int kBlockSamples = 32;  // losses are summed in blocks of these (docs/bits.md)
 constexpr int kColumns = 4;        // vectors of samples a micro-kernel holds
 constexpr int kTile = kColumns * kLanes > kBlockSamples ? kColumns * kLanes : kBlockSamples;
 

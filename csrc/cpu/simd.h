@@ -310,7 +310,7 @@ constexpr int kDraws = kLanes == 1 ? 1 : 2;
 constexpr int kParts = 4;
 constexpr int kGroup = kParts * kLanes;
 
-// The arithmetic of section 5 in this thread: subnormals kept, round to nearest; the caller's
+// The arithmetic of docs/bits.md in this thread: subnormals kept, round to nearest; the caller's
 // settings come back at the end.
 class FloatEnvironment {
  public:

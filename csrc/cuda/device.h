@@ -27,7 +27,7 @@ EVK_NAMESPACE_BEGIN
 constexpr int kWarp = 32;
 constexpr u32 kWholeWarp = 0xffffffffu;
 
-// The only fma of the forward pass (design section 5).
+// The only fma of the forward pass (docs/bits.md).
 EVK_DEVICE float fma(float a, float b, float c) {
 #if defined(EVK_SPLIT_FMA)  // `make inspect` looks for fma that nobody wrote
   return a * b + c;

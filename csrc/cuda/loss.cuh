@@ -1,4 +1,4 @@
-// From outputs to losses: of every sample, then their mean in the order of design section 5.
+// From outputs to losses: of every sample, then their mean in the order of docs/bits.md.
 #pragma once
 
 #include "cuda/loss_rules.cuh"

@@ -51,7 +51,7 @@ def dense_forward(
         index: int32 [S], the individual each slot runs; None means S = P, one each.
         activation: a name of ``evokern.network.ACTIVATIONS``.
         negative_slope: of ``leaky_relu``.
-        precision: ``fp32`` (the bits of design section 5), ``bf16`` (inputs rounded to bf16) or,
+        precision: ``fp32`` (the bits of docs/bits.md), ``bf16`` (inputs rounded to bf16) or,
             with Triton's kernels, ``tf32``.
         out: float32 [S, B, O] to write to.
         backend: see the module.

@@ -45,7 +45,7 @@ def network_forward(
             times ``x_scale``.
         index: int32 [S], the individual each slot runs, or [layers, S], the row of each layer's
             bank; None means S = P, one each. Rows may repeat or be left out.
-        precision: ``fp32`` (the bits of design section 5), ``bf16`` (inputs and weights of products
+        precision: ``fp32`` (the bits of docs/bits.md), ``bf16`` (inputs and weights of products
             rounded to bf16) or, with Triton's kernels, ``tf32`` (to 10 bits of mantissa).
         x_scale: what uint8 inputs are multiplied with, one rounding to fp32.
         out: float32 [S, B, *output_shape] to write to.

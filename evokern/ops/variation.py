@@ -62,7 +62,7 @@ def init_genomes(
         out: float32 [n, G] to write to.
         backend: see the module.
 
-    Source of the numbers: Philox stream INIT (design section 5).
+    Source of the numbers: Philox stream INIT (docs/bits.md).
     """
     genome_layout(layout)
     one_of("scheme", scheme, INIT_SCHEMES)

@@ -19,7 +19,7 @@ Generated from `evokern/_table.py` by `python tests/tools/backends_page.py`.
 
 **bits**: in fp32 the bits of the reference, on any device, instruction set and number of
 threads. **close**: within `evokern.testing.error_bound`, which is carried along the float64 result;
-there are no other tolerances. **-**: devices compose it of others (`mutant_loss`: in
+there are no other tolerances. **-**: on devices it is composed of other ops (`mutant_loss`: in
 `evokern/problems/mutants.py`, the same bits). `precision="bf16"` gives the reference's bits on cpu
 where the processor has no bf16 products of its own, else it is close; on cuda it is an error;
 `tf32` runs on triton only.
@@ -36,8 +36,8 @@ PROOFS = {
     "(`make simt-asan simt-race simt-reverse`); compiled for sm_80 and sm_90a, registers, spills "
     "and PTX read (`make inspect`, [cuda-kernels.md](cuda-kernels.md)); on a GPU by `make gpu`",
     "triton": "`evokern/backends/triton`: the kernels in Triton's interpreter, column "
-    "`triton-interpreter` of every case (`pytest -m triton`); compiled for sm_80 and sm_90 with "
-    "the attributes of real launches, registers, spills and PTX read (`make inspect`, "
+    "`triton-interpreter` of every case (`pytest -m triton`); compiled for sm_80, sm_90a and "
+    "sm_100a with the attributes of real launches, registers, spills and PTX read (`make inspect`, "
     "[triton-kernels.md](triton-kernels.md))",
 }
 
@@ -48,9 +48,10 @@ CHOICE = """\
 `backend="auto"` follows the arrays: on the host cpu, on a device cuda where `evokern._cuda` was
 built, else triton where it is installed. Another one is chosen by `backend=`, for a block by
 `with evokern.use_backend("triton"):`, for a process by `EVOKERN_BACKEND=triton`; the last two
-choose for arrays that are where that back end works, and arrays elsewhere keep theirs: nothing is
-copied, and what is not there is an error that says why. `evokern.which("network_loss", genomes)`
-tells, `evokern doctor` lists what this machine has.
+apply to arrays that the back end can read, other arrays keep their default. Nothing is copied, and
+a back end that is not available raises BackendError with the reason.
+`evokern.which("network_loss", genomes)` says which one an op takes, `evokern doctor` lists what
+this machine has.
 """
 
 

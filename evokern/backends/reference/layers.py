@@ -1,4 +1,4 @@
-"""Layers of many individuals in NumPy: what each computes, number by number (design section 5)."""
+"""Layers of many individuals in NumPy: what each computes, number by number (docs/bits.md)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Losses of samples in NumPy (design section 5); `network_loss` takes their means."""
+"""Losses of samples in NumPy (docs/bits.md); `network_loss` takes their means."""
 
 from __future__ import annotations
 

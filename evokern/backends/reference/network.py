@@ -1,4 +1,4 @@
-"""Forward passes and losses of many networks in NumPy (design section 5).
+"""Forward passes and losses of many networks in NumPy (docs/bits.md).
 
 Slots are taken a few at a time, so that memory stays small whatever the number of slots.
 """

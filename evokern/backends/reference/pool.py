@@ -1,4 +1,4 @@
-"""Pooling in NumPy, window elements in row order (design section 5)."""
+"""Pooling in NumPy, window elements in row order (docs/bits.md)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""From outputs to losses: of every sample, then their means (design section 5)."""
+"""From outputs to losses: of every sample, then their means (docs/bits.md)."""
 
 from __future__ import annotations
 

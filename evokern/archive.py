@@ -31,19 +31,23 @@ def thinned(records: Sequence[dict[str, Any]], most: int) -> list[dict[str, Any]
 class Archive:
     """The file, read when it is opened. Runs are known by names.
 
-    Raises CheckpointError when a line is not one that ``add`` wrote. A last line without its end is
+    Raises CheckpointError when a line is not one that ``add`` wrote. A last line that breaks off is
     of a process that was stopped; it is left out, and the next ``add`` removes it.
     """
 
     def __init__(self, path: Path) -> None:
         self._path = path
         self._runs: dict[str, dict[str, Any]] = {}
-        lines = path.read_text().split("\n")[:-1] if path.is_file() else []
+        if path.exists() and not path.is_file():
+            raise CheckpointError(message("archive", "a file", f"{path}, which is none"))
+        lines = path.read_bytes().split(b"\n") if path.is_file() else []
         for number, line in enumerate(lines, 1):
             try:
                 run = json.loads(line)
                 self._runs[run["name"]] = {key: run[key] for key in ("config", "records", "result")}
             except (ValueError, KeyError, TypeError) as error:
+                if number == len(lines):
+                    break
                 got = repr(line[:80])
                 raise CheckpointError(
                     message(f"{path}, line {number}", "a run of an archive", got)
@@ -65,9 +69,14 @@ class Archive:
         make_folder(self._path.parent)
         with open_to_append(self._path) as file:
             fcntl.flock(file, fcntl.LOCK_EX)  # goes when the file is closed
-            file.truncate(self._path.read_bytes().rfind(b"\n") + 1)
-            line = json.dumps({"name": name, **content}, allow_nan=False)
-            append(file, self._path, f"{line}\n".encode())
+            written = self._path.read_bytes()
+            end = written.rfind(b"\n") + 1
+            line = json.dumps({"name": name, **content}, allow_nan=False) + "\n"
+            if _is_json(written[end:]):  # an editor took the last newline away
+                line = "\n" + line
+            else:
+                file.truncate(end)
+            append(file, self._path, line.encode())
             sync(file, self._path)
         self._runs[name] = content
 
@@ -83,3 +92,11 @@ class Archive:
         records = "".join(json.dumps(record) + "\n" for record in run["records"])
         replace_file(folder / METRICS, records.encode())
         write_json(folder / RESULT, run["result"])
+
+
+def _is_json(text: bytes) -> bool:
+    try:
+        json.loads(text)
+    except ValueError:
+        return False
+    return True

@@ -20,7 +20,7 @@ import numpy.typing as npt
 import safetensors
 
 from evokern import network as layers
-from evokern.errors import CheckpointError, DtypeError, message
+from evokern.errors import CheckpointError, DtypeError, ShapeError, message
 from evokern.files import Content, make_folder, remove, replace_file, unfinished
 from evokern.network import Network
 
@@ -203,11 +203,17 @@ def save_network(
     tensors: Mapping[str, npt.NDArray[Any]] | None = None,
     facts: Mapping[str, Any] | None = None,
 ) -> None:
-    """Writes a network and one genome [G] or several [n, G] as safetensors.
+    """Writes a network and one genome [G] or several [n, G], NumPy float32, as safetensors.
 
     ``tensors`` go along under their names (such as the mean image of the training data),
-    ``facts`` as JSON in the header.
+    ``facts`` as JSON in the header. Raises ShapeError when the genomes are not the network's.
     """
+    if not isinstance(genomes, np.ndarray) or not _are_genomes(genomes, network):
+        wanted = f"a NumPy array float32 [G={network.layout.size}] or [n, G]"
+        got = type(genomes).__name__
+        if isinstance(genomes, np.ndarray):
+            got = f"{genomes.dtype} {list(genomes.shape)}"
+        raise ShapeError(message("genomes", wanted, got))
     header = {
         "format": str(FORMAT),
         "network": json.dumps(describe(network)),
@@ -235,11 +241,15 @@ def load_network(path: Path) -> tuple[Network, dict[str, npt.NDArray[Any]], dict
         raise
     except (safetensors.SafetensorError, *_NOT_OURS) as error:
         raise CheckpointError(f"{path}: not a network saved by evokern: {error}") from error
-    genes = network.layout.size
-    if genomes.dtype != np.float32 or genomes.ndim not in (1, 2) or genomes.shape[-1] != genes:
-        wanted = f"genomes float32 [..., {genes}] for the network"
+    if not _are_genomes(genomes, network):
+        wanted = f"genomes float32 [..., {network.layout.size}] for the network"
         raise CheckpointError(message(str(path), wanted, f"{genomes.dtype} {list(genomes.shape)}"))
     return network, tensors, facts
+
+
+def _are_genomes(genomes: npt.NDArray[Any], network: Network) -> bool:
+    shaped = genomes.ndim in (1, 2) and genomes.shape[-1] == network.layout.size
+    return bool(genomes.dtype == np.float32) and shaped
 
 
 def describe(network: Network) -> dict[str, Any]:

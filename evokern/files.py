@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
+import re
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,7 +16,7 @@ from evokern.errors import StorageError
 
 Content = bytes | memoryview
 
-_TEMPORARY = ".tmp"
+_TEMPORARY = re.compile(r"\..+\.[0-9a-f]{8}\.tmp")
 
 _FULL = (
     "what was saved before is intact; make room and give the same command again to go on from there"
@@ -50,7 +51,7 @@ def replace_file(path: Path, content: Content | Iterable[Content]) -> None:
     """
     pieces = [content] if isinstance(content, bytes | memoryview) else content
     # Of one writer: others may be writing the same file.
-    temporary = path.with_name(f".{path.name}.{token_hex(4)}{_TEMPORARY}")
+    temporary = path.with_name(f".{path.name}.{token_hex(4)}.tmp")
     try:
         try:
             with temporary.open("wb") as file:
@@ -77,7 +78,8 @@ def remove(paths: Iterable[Path]) -> None:
 
 def unfinished(folder: Path) -> list[Path]:
     """The temporary files that killed processes left in a folder."""
-    return list(folder.glob(f".*{_TEMPORARY}"))
+    names = (path for path in folder.glob(".*.tmp") if _TEMPORARY.fullmatch(path.name))
+    return [path for path in names if path.is_file()]
 
 
 def open_to_append(path: Path) -> BinaryIO:

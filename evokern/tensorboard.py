@@ -2,23 +2,23 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from evokern.errors import BackendError
-from evokern.files import storage_error
+from evokern.files import remove, storage_error
 from evokern.metrics import step_of
 
 FOLDER = "tensorboard"
+_EVENTS = "events.out.tfevents.*"
 
 
 class TensorBoard:
     """Writes every number of a record under its name.
 
-    The folder is made anew from the ``records`` there are, so that a run that goes on from a
+    Its events are written anew from the ``records`` there are, so that a run that goes on from a
     checkpoint shows no record twice. Raises BackendError when TensorBoard is not installed,
     StorageError when it cannot write.
     """
@@ -31,7 +31,7 @@ class TensorBoard:
                 "tensorboard: it is not installed; try pip install 'evokern[tensorboard]'"
             ) from error
         self._folder = run / FOLDER
-        shutil.rmtree(self._folder, ignore_errors=True)
+        remove(list(self._folder.glob(_EVENTS)))
         try:
             self._writer = Writer(str(self._folder))
         except OSError as error:

@@ -22,15 +22,17 @@ from evokern import ops
 from evokern.checkpoint import (
     Checkpoint,
     Rows,
+    load_network,
     newest_checkpoint,
     open_checkpoint,
     read_rows,
     read_tensors,
     save_checkpoint,
+    save_network,
     tidy,
 )
 from evokern.drivers.train import last_population, train
-from evokern.errors import CheckpointError, DtypeError, StorageError
+from evokern.errors import CheckpointError, DtypeError, ShapeError, StorageError
 from evokern.population import allocate_genomes
 
 TENSORS = {
@@ -151,14 +153,16 @@ def test_generations_are_numbers_and_not_names(tmp_path):
 
 def test_what_killed_processes_left_is_deleted(tmp_path):
     save(tmp_path, 1)
-    (tmp_path / ".000000002.safetensors.tmp").write_bytes(b"half")
-    (tmp_path / ".000000002.json.tmp").write_bytes(b"half")
+    (tmp_path / ".000000002.safetensors.0a1b2c3d.tmp").write_bytes(b"half")
+    (tmp_path / ".000000002.json.0a1b2c3d.tmp").write_bytes(b"half")
     (tmp_path / "000000002.safetensors").write_bytes(b"without its JSON")
+    (tmp_path / ".mine.tmp").write_text("not of evokern")
     (tmp_path / "notes.json").write_text("not of evokern")
     (tmp_path / "notes.safetensors").write_text("not of evokern")
     assert newest(tmp_path)[0].step == 1
     tidy(tmp_path, 1)
     assert tiny.names(tmp_path) == [
+        ".mine.tmp",
         "000000001.json",
         "000000001.safetensors",
         "notes.json",
@@ -481,3 +485,20 @@ def test_lineages_of_a_checkpoint_replay_its_genomes(run, generation):
         ops.replay(population.lineages, tiny.NETWORK.layout).view(np.uint32),
         population.genomes[population.rows].view(np.uint32),
     )
+
+
+@pytest.mark.parametrize(
+    ("genomes", "got"),
+    [
+        (np.zeros((3, 51)), r"float64 \[3, 51\]"),
+        (np.zeros((3, 5), np.float32), r"float32 \[3, 5\]"),
+        (np.zeros((1, 3, 51), np.float32), r"float32 \[1, 3, 51\]"),
+        ([0.0] * 51, "list"),
+    ],
+)
+def test_genomes_that_are_not_the_networks_are_not_saved(genomes, got, tmp_path):
+    path = tmp_path / "model.safetensors"
+    save_network(path, tiny.NETWORK, np.zeros(51, np.float32))
+    with pytest.raises(ShapeError, match=rf"^genomes: .* \[G=51\] or \[n, G\], got {got}$"):
+        save_network(path, tiny.NETWORK, genomes)
+    assert load_network(path)[1]["genomes"].shape == (51,)

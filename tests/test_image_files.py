@@ -257,6 +257,24 @@ class TestLoadFolder:
         with pytest.raises(DataError, match="an image that Pillow can read, got Bad CRC-32"):
             load_folder(path)
 
+    @pytest.mark.parametrize("method", [zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
+    def test_a_flipped_byte_anywhere_in_a_packed_image(self, method: int, tmp_path: Path) -> None:
+        path = tmp_path / "a.zip"
+        noise = np.random.default_rng(0).integers(0, 4, (10, 10), np.uint8)
+        with zipfile.ZipFile(path, "w", method) as archive:
+            for name in DIVIDED.split():
+                archive.write(save(tmp_path / "a.bmp", noise), name)
+            packed = archive.infolist()[0].compress_size
+        whole = path.read_bytes()
+        refused = 0
+        for place in range(50, 50 + packed, 5):
+            path.write_bytes(whole[:place] + bytes([whole[place] ^ 0x55]) + whole[place + 1 :])
+            try:
+                load_folder(path)
+            except DataError:
+                refused += 1
+        assert refused > packed // 10
+
     @pytest.mark.parametrize("share", [0.0, 1.0, -0.5, float("nan")])
     def test_bad_share(self, share: float, tmp_path: Path) -> None:
         with pytest.raises(ArgumentError, match=r"test_share: expected a share in \(0, 1\)"):

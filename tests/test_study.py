@@ -241,10 +241,22 @@ def test_an_archive_outlives_a_process_that_is_killed_while_it_adds():
     arguments = ["fig5.4", "--populations", "9", "--archive", "runs.jsonl"]
     assert command(*arguments) == 0
     whole = Path("runs.jsonl").read_text()
-    for lost in (1, 2, 300):  # bytes of the last line
+    for lost in (2, 3, 300):  # bytes of the last line
         Path("runs.jsonl").write_text(whole[:-lost])
         assert command(*arguments, "--out", f"other-{lost}") == 0
         assert sorted(Path("runs.jsonl").read_text()) == sorted(whole)
+    assert len(Archive(Path("runs.jsonl"))._runs) == 12
+
+
+def test_an_archive_keeps_its_last_run_when_an_editor_takes_the_last_newline():
+    arguments = ["fig5.4", "--populations", "9", "--archive", "runs.jsonl"]
+    assert command(*arguments) == 0
+    _, *others = Path("runs.jsonl").read_text().splitlines()
+    Path("runs.jsonl").write_text("\n".join([*others[1:], others[0]]))
+    archive = Archive(Path("runs.jsonl"))
+    assert len(archive._runs) == 11
+    archive.add("again", next(Path("runs").glob("*/*/seed-0")))
+    assert Path("runs.jsonl").read_text().splitlines()[:11] == [*others[1:], others[0]]
     assert len(Archive(Path("runs.jsonl"))._runs) == 12
 
 
@@ -252,6 +264,14 @@ def test_an_archive_that_is_none_is_named():
     Path("runs.jsonl").write_text('{"name": "x"}\n')
     with pytest.raises(CheckpointError, match=r"runs\.jsonl, line 1: expected a run of an archive"):
         command("fig5.4", "--populations", "9", "--archive", "runs.jsonl")
+    Path("runs.jsonl").write_bytes(b"\xff\n\n")
+    with pytest.raises(CheckpointError, match=r"runs\.jsonl, line 1: expected a run of an archive"):
+        command("fig5.4", "--populations", "9", "--archive", "runs.jsonl")
+    Path("folder").mkdir()
+    with pytest.raises(
+        CheckpointError, match="archive: expected a file, got folder, which is none"
+    ):
+        command("fig5.4", "--populations", "9", "--archive", "folder")
 
 
 def test_an_archive_keeps_few_records():

@@ -124,11 +124,9 @@ def load_classifier(path: Path) -> Classifier:
         got = str(list(network.output_shape))
         raise CheckpointError(f"{path}: " + message("outputs", "one number per class", got))
     classes = max(2, network.output_shape[0])
-    names = tuple(map(str, facts.get("class_names") or range(classes)))
-    if len(names) != classes:
-        got = f"{len(names)}"
-        raise CheckpointError(f"{path}: " + message("class_names", f"{classes} names", got))
-    return Classifier(network, np.atleast_2d(tensors["genomes"]), mean, names)
+    known = tuple(map(str, facts.get("class_names") or ()))[:classes]
+    numbers = tuple(map(str, range(len(known), classes)))  # outputs that no sample belongs to
+    return Classifier(network, np.atleast_2d(tensors["genomes"]), mean, known + numbers)
 
 
 def describe(file: Path, probabilities: F64, names: Sequence[str], top: int) -> dict[str, Any]:

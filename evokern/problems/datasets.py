@@ -78,7 +78,10 @@ def cache_dir() -> Path:
     ``$EVOKERN_DATA``, else ``$XDG_CACHE_HOME/evokern/data``, else ``~/.cache/evokern/data``.
     """
     if chosen := os.environ.get("EVOKERN_DATA"):
-        return Path(chosen).expanduser()
+        try:
+            return Path(chosen).expanduser()
+        except RuntimeError as error:
+            raise DataError(message("EVOKERN_DATA", "a folder", f"{chosen!r}: {error}")) from error
     if caches := os.environ.get("XDG_CACHE_HOME"):
         return Path(caches, "evokern", "data")
     return Path.home() / ".cache" / "evokern" / "data"

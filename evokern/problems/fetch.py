@@ -192,8 +192,12 @@ def obtain_published(folder: Path, file: PublishedFile, *, download: bool) -> Pa
     path = folder / file.name
     expected = file.sha256 or _recorded(path)
     fault = _published_fault(path, file, expected)
+    record = _record_path(path).name
+    or_else = (
+        "" if file.sha256 or not expected else f"; if the first file was wrong, delete {record}"
+    )
     if fault and not download:
-        mend = f"let it be fetched (download=True) or put the file from {file.url} there"
+        mend = f"let it be fetched (download=True) or put the file from {file.url} there{or_else}"
         raise DataError(f"{path}: {fault}; {mend}")
     if fault:
         if fault != _NO_FILE:
@@ -204,7 +208,7 @@ def obtain_published(folder: Path, file: PublishedFile, *, download: bool) -> Pa
             _store(path, blocks, None if expected else file.check)
         except SourceError as error:
             mend = f"put the file from there into {folder}, or set EVOKERN_DATA to a folder that "
-            mend += f"holds {folder.name}/{file.name}"
+            mend += f"holds {folder.name}/{file.name}{or_else}"
             wanted = f"{file.name} from {file.url}"
             raise DataError(message(folder.name, wanted, str(error), mend)) from error
     if not expected:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import gzip
 import hashlib
+import lzma
 import math
 import struct
 import tarfile
@@ -43,7 +44,9 @@ _DAMAGE = (
     EOFError,
     KeyError,
     ValueError,
+    RuntimeError,  # an encrypted member, or one compressed in an unknown way
     zlib.error,
+    lzma.LZMAError,
     zipfile.BadZipFile,
     tarfile.TarError,
 )

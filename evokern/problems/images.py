@@ -7,9 +7,11 @@ Transparent pixels count as background: black, or white if ``invert``.
 from __future__ import annotations
 
 import logging
+import lzma
 import os
 import warnings
 import zipfile
+import zlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
@@ -191,7 +193,8 @@ def _opening(name: str) -> Iterator[None]:
     except (
         *(OSError, Image.DecompressionBombError, Image.DecompressionBombWarning),
         # Pillow's decoders and zipfile raise these too for damaged files.
-        *(SyntaxError, ValueError, EOFError, zipfile.BadZipFile, RuntimeError),
+        *(SyntaxError, ValueError, EOFError, TypeError, RuntimeError),
+        *(zipfile.BadZipFile, zlib.error, lzma.LZMAError),
     ) as error:
         wanted = "an image that Pillow can read"
         raise DataError(message(name, wanted, str(error) or type(error).__name__)) from error

@@ -64,10 +64,11 @@ def macro_f1(logits: F32, labels: I64) -> F32:
 
 
 def check_positive_weight(weight: float) -> None:
-    """Raises ArgumentError for a weight that is not finite and > 0, DtypeError for no number."""
+    """Raises ArgumentError for a weight that is no finite float32 > 0, DtypeError for no number."""
     number("positive_weight", weight)
-    if not 0 < weight < float("inf"):
-        raise ArgumentError(message("positive_weight", "a finite number > 0", repr(weight)))
+    with np.errstate(over="ignore"):
+        if not 0 < np.float32(weight) < np.inf:
+            raise ArgumentError(message("positive_weight", "a finite float32 > 0", repr(weight)))
 
 
 def weighted_bce(positive_weight: float = 1.0) -> LogitsObjective:
@@ -92,14 +93,15 @@ def weighted_bce(positive_weight: float = 1.0) -> LogitsObjective:
             total = total + terms[..., k]
         return -mean_of_samples(total / np.float32(terms.shape[2]))
 
+    fitness.__qualname__ = f"weighted_bce({positive_weight!r})"  # what a run notes of its objective
     return fitness
 
 
 def check_gce_q(q: float) -> None:
-    """Raises ArgumentError for a q outside of (0, 1], DtypeError for no number."""
+    """Raises ArgumentError for a q that is no float32 in (0, 1], DtypeError for no number."""
     number("gce_q", q)
-    if not 0 < q <= 1:
-        raise ArgumentError(message("gce_q", "a number in (0, 1]", repr(q)))
+    if not (q <= 1 and np.float32(q) > 0):
+        raise ArgumentError(message("gce_q", "a float32 in (0, 1]", repr(q)))
 
 
 def generalized_cross_entropy(q: float = 0.7) -> LogitsObjective:
@@ -121,10 +123,24 @@ def generalized_cross_entropy(q: float = 0.7) -> LogitsObjective:
             for k in range(1, terms.shape[-1]):
                 total = total + terms[..., k]
             of_label = np.take_along_axis(shifted, labels[None, :, None], -1)[..., 0]
-            power = exp(exponent * (of_label - log(total)))  # p^q
-            return -mean_of_samples((np.float32(1) - power) / exponent)
+            log_p = of_label - log(total)
+            return -mean_of_samples(_power_loss(log_p, exponent))
 
+    fitness.__qualname__ = f"generalized_cross_entropy({q!r})"  # what a run notes of its objective
     return fitness
+
+
+def _power_loss(log_p: F32, q: np.float32) -> F32:
+    """(1 - p^q) / q without the digits that 1 - p^q loses where it is small.
+
+    exp(t) - 1 = (u - 1) t / log(u) with u = exp(t) rounded: the errors of u - 1 and log(u) cancel
+    (Higham, "Accuracy and Stability of Numerical Algorithms", 2002, section 1.14.1).
+    """
+    t = q * log_p
+    u = exp(t)
+    small, rest = u == 1, u - np.float32(1)
+    change = np.where(u > 0, rest * (t / log(np.where(small, np.float32(2), u))), rest)
+    return np.where(small, -log_p, -change / q)
 
 
 def _binary_targets(labels: npt.NDArray[Any], outputs: int) -> npt.NDArray[np.bool_]:

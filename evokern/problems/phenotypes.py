@@ -56,4 +56,5 @@ def sign_of_weights(layout: GenomeLayout, scale: float | None = None) -> Callabl
         np.bitwise_or(bits, magnitudes, out=bits)
         return weights
 
+    phenotype.__qualname__ = f"sign_of_weights({scale!r})"  # what a run notes of its phenotype
     return phenotype

@@ -169,7 +169,7 @@ def test_a_limit_on_file_sizes(unbroken, memory):
 
 def test_a_picture_that_does_not_fit_is_drawn_later(unbroken, tmp_path, monkeypatch):
     largest = max((unbroken / name).stat().st_size for name in tiny.names(unbroken))
-    monkeypatch.setattr("evokern.drivers.train.plot_curve", plot_curve)
+    monkeypatch.setattr("evokern.drivers.watch.plot_curve", plot_curve)
     with (
         largest_file(largest),
         pytest.raises(StorageError, match=r"curves\.png: cannot be written"),

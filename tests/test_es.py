@@ -18,8 +18,8 @@ from scalar_rules import F
 from evokern import Affine, Conv2d, Dense, Flatten, MaxPool2d, Network, Residual, ops
 from evokern.__main__ import main
 from evokern.drivers.es import ES, ESConfig, next_generation
-from evokern.drivers.train import WatchConfig
 from evokern.drivers.train_es import train_es
+from evokern.drivers.watch import WatchConfig
 from evokern.errors import ArgumentError, DtypeError, FitnessError, ObjectiveError, ShapeError
 from evokern.layout import rows_of
 from evokern.metrics import read_metrics

@@ -70,7 +70,7 @@ def test_a_signal_in_the_last_generation_stops_nothing(tmp_path, unbroken):
 
 def test_a_signal_while_the_result_is_written_stops_nothing(tmp_path, unbroken, monkeypatch):
     monkeypatch.setattr(
-        "evokern.drivers.train.plot_curve",
+        "evokern.drivers.watch.plot_curve",
         lambda *_, **__: signal.raise_signal(signal.SIGTERM),
     )
     run(tmp_path)

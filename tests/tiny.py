@@ -17,7 +17,8 @@ from cases import threads
 
 from evokern import Dense, Flatten, Network
 from evokern.drivers.ea import EAConfig
-from evokern.drivers.train import RunConfig, RunResult, WatchConfig, train
+from evokern.drivers.train import RunConfig, RunResult, train
+from evokern.drivers.watch import WatchConfig
 from evokern.problems.classification import Classification, ClassificationConfig
 from evokern.problems.datasets import Dataset
 
@@ -96,12 +97,7 @@ def run(
 @contextmanager
 def quickly() -> Iterator[None]:
     """Runs of milliseconds: without drawing, and without threads that wait for each other."""
-    with (
-        threads(1),
-        mock.patch("evokern.drivers.train.plot_curve"),
-        mock.patch("evokern.drivers.train_es.plot_curve"),
-        mock.patch("evokern.drivers.adam.plot_curve"),
-    ):
+    with threads(1), mock.patch("evokern.drivers.watch.plot_curve"):
         yield
 
 

@@ -13,8 +13,9 @@ import tyro
 from evokern.commands.training import Report, problem_of
 from evokern.drivers.ea import EAConfig
 from evokern.drivers.es import ESConfig
-from evokern.drivers.train import RunConfig, WatchConfig, settings_of, train
+from evokern.drivers.train import RunConfig, settings_of, train
 from evokern.drivers.train_es import es_settings, train_es
+from evokern.drivers.watch import WatchConfig
 from evokern.errors import message
 from evokern.problems.classification import ClassificationConfig
 

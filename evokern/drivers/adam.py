@@ -16,12 +16,11 @@ import numpy.typing as npt
 
 from evokern import ops
 from evokern._values import assign, boolean, integer, number
-from evokern.checkpoint import Checkpoint, describe, read_tensors, write_json
+from evokern.checkpoint import Checkpoint, describe, read_tensors
 from evokern.drivers.run import Run
-from evokern.drivers.train import save_model
+from evokern.drivers.watch import finish
 from evokern.errors import ArgumentError, CheckpointError, FitnessError, message
-from evokern.metrics import CONFIG_FORMAT, METRICS, RESULT
-from evokern.plots import plot_curve
+from evokern.metrics import CONFIG_FORMAT
 from evokern.problems.classification import Classification
 
 F32 = npt.NDArray[np.float32]
@@ -146,10 +145,7 @@ def _finish(problem: Classification, genome: F32, run: Run) -> AdamResult:
         holdout_accuracy=float(problem.accuracy(genome[None], problem.holdout)[0]),
         test_accuracy=float(problem.accuracy(genome[None], problem.test)[0]),
     )
-    save_model(problem, genome, run.folder / "best.safetensors")
-    picture = run.folder / "curves.png"
-    plot_curve(run.folder / METRICS, picture, test_accuracy=result.test_accuracy)
-    write_json(run.folder / RESULT, asdict(result))
+    finish(run, problem, result, best=genome)
     return result
 
 

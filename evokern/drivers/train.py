@@ -1,4 +1,4 @@
-"""A run of the evolutionary algorithm on a classification problem, from start to finish.
+"""A run of the genetic algorithm on a classification problem, from start to finish.
 
 The state of a run is its population and the number of the generation; no random state is needed,
 since every random number is a function of the seed and its place.
@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from evokern import _devices
-from evokern._values import assign, boolean, integer
+from evokern._values import assign, integer
 from evokern.checkpoint import (
     Checkpoint,
     Rows,
@@ -25,41 +25,26 @@ from evokern.checkpoint import (
     newest_checkpoint,
     read_rows,
     read_tensors,
-    save_network,
-    write_json,
 )
 from evokern.drivers.ea import EAConfig, first_generation, next_generation
 from evokern.drivers.run import CHECKPOINTS, Run, digest_of
+from evokern.drivers.watch import (
+    WatchConfig,
+    finish,
+    in_short,
+    progress_of,
+    run_of_generations,
+)
 from evokern.ensemble import distinct, mean_logits
 from evokern.errors import CheckpointError, message
 from evokern.lineage import Lineages
-from evokern.metrics import CONFIG, CONFIG_FORMAT, METRICS, RESULT, finite_or_none, read_json
-from evokern.plots import plot_curve
+from evokern.metrics import CONFIG, CONFIG_FORMAT, read_json
 from evokern.population import Population, allocate_genomes
 from evokern.problems.classification import Classification, Part
 from evokern.problems.objectives import predictions
 from evokern.selection import rank
 
 F32 = npt.NDArray[np.float32]
-
-
-@dataclass(frozen=True)
-class WatchConfig:
-    """How a run is watched and kept; nothing here changes what is evolved."""
-
-    log_every: int = 25
-    """Generations between two records of metrics.jsonl."""
-    checkpoint_every: int = 100
-    """Generations between two checkpoints."""
-    keep: int = 2
-    """Checkpoints that stay; older ones are deleted."""
-    tensorboard: bool = False
-    """Write the records for TensorBoard too (extra tensorboard)."""
-
-    def __post_init__(self) -> None:
-        for name in ("log_every", "checkpoint_every", "keep"):
-            assign(self, name, integer(name, getattr(self, name), 1, 2**31 - 1))
-        boolean("tensorboard", self.tensorboard)
 
 
 @dataclass(frozen=True)
@@ -98,8 +83,8 @@ def train(
 ) -> RunResult:
     """Runs the algorithm in ``folder``, from its newest checkpoint if there is one.
 
-    Leaves what ``finish`` writes; a run that is finished is only read. Errors and signals: see
-    ``drivers.run.Run``.
+    Leaves best.safetensors, ensemble.safetensors, curves.png and, last, result.json; a run that is
+    finished is only read. Errors and signals: see ``drivers.run.Run``.
     """
     options = options or RunConfig()
     settings = settings_of(problem, config, options)
@@ -116,23 +101,7 @@ def train(
                 run.record(record, in_short(record))
             if run.saves:
                 run.save(*state_of(problem, population))
-        return finish(problem, population, run, options)
-
-
-def run_of_generations(
-    folder: str | Path, settings: dict[str, Any], generations: int, options: WatchConfig
-) -> Run:
-    """The shell of a run that is watched as ``options`` say."""
-    return Run(
-        Path(folder),
-        settings,
-        "generation",
-        generations,
-        log_every=options.log_every,
-        checkpoint_every=options.checkpoint_every,
-        keep=options.keep,
-        tensorboard=options.tensorboard,
-    )
+        return _finish(problem, population, run, options)
 
 
 def settings_of(problem: Classification, config: EAConfig, options: RunConfig) -> dict[str, Any]:
@@ -240,37 +209,10 @@ def measure(problem: Classification, population: Population, generation: int) ->
     }
 
 
-def progress_of(problem: Classification, generation: int, fitness: F32) -> dict[str, Any]:
-    """What every record says of a generation and its fitness [S]."""
-    usable = fitness[np.isfinite(fitness)]
-    return {
-        "generation": generation,
-        "samples": generation * problem.config.batch,
-        "fitness/best": finite_or_none(fitness[rank(fitness)[0]]),
-        "fitness/median": finite_or_none(np.median(usable)) if len(usable) else None,
-        "fitness/nan": int(np.isnan(fitness).sum()),
-        "fitness/infinite": int(np.isinf(fitness).sum()),
-    }
-
-
-def in_short(record: dict[str, Any]) -> str:
-    """A record for the terminal."""
-    best, median = (
-        "none" if record[name] is None else f"{record[name]:.4f}"
-        for name in ("fitness/best", "fitness/median")
-    )
-    text = f"fitness {best} (median {median})  hold-out {record['holdout_accuracy/best']:.2%}"
-    lost = record["fitness/nan"] + record["fitness/infinite"]
-    return f"{text}  {lost} not finite" if lost else text
-
-
-def finish(
+def _finish(
     problem: Classification, population: Population, run: Run, options: RunConfig
 ) -> RunResult:
-    """Writes best.safetensors, ensemble.safetensors, curves.png, and last result.json.
-
-    The test part is used here only, once for the best network and once for the ensemble.
-    """
+    """The test part is used here only, once for the best network and once for the ensemble."""
     members, holdout = best_by_holdout(
         problem, population, options.ensemble, finalists=options.finalists
     )
@@ -284,11 +226,7 @@ def finish(
         ensemble_test_accuracy=ensemble_accuracy(problem, members, problem.test),
     )
     weights = np.stack([problem.weights(genome) for genome in members])
-    save_model(problem, weights[0], run.folder / "best.safetensors")
-    save_model(problem, weights, run.folder / "ensemble.safetensors")
-    picture = run.folder / "curves.png"
-    plot_curve(run.folder / METRICS, picture, test_accuracy=result.test_accuracy)
-    write_json(run.folder / RESULT, asdict(result))
+    finish(run, problem, result, best=weights[0], ensemble=weights)
     return result
 
 
@@ -323,10 +261,3 @@ def ensemble_accuracy(problem: Classification, genomes: F32, part: Part) -> floa
     logits = mean_logits(problem.logits(genomes, part))
     right = predictions(logits[None])[0] == _devices.to_host(part.y)
     return float(right.mean())
-
-
-def save_model(problem: Classification, weights: F32, path: Path) -> None:
-    """Writes one network's weights [G] or several [n, G], with what is needed to use them."""
-    facts = {"dataset": problem.name, "class_names": problem.class_names}
-    tensors = {"mean_image": problem.mean}
-    save_network(path, problem.network, weights, tensors=tensors, facts=facts)

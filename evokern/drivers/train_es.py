@@ -12,22 +12,23 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from evokern import _devices
-from evokern.checkpoint import Checkpoint, describe, read_rows, write_json
+from evokern.checkpoint import Checkpoint, describe, read_rows
 from evokern.drivers.es import ES, ESConfig, next_generation
 from evokern.drivers.run import Run
-from evokern.drivers.train import (
-    F32,
+from evokern.drivers.watch import (
     WatchConfig,
+    finish,
     in_short,
     progress_of,
     run_of_generations,
-    save_model,
 )
-from evokern.metrics import CONFIG_FORMAT, METRICS, RESULT
-from evokern.plots import plot_curve
+from evokern.metrics import CONFIG_FORMAT
 from evokern.problems.classification import Classification
+
+F32 = npt.NDArray[np.float32]
 
 
 @dataclass(frozen=True)
@@ -111,8 +112,5 @@ def _finish(es: ES, problem: Classification, run: Run) -> ESResult:
         holdout_accuracy=float(problem.accuracy(es.average, problem.holdout)[0]),
         test_accuracy=float(problem.accuracy(es.average, problem.test)[0]),
     )
-    save_model(problem, _devices.to_host(es.average)[0], run.folder / "best.safetensors")
-    picture = run.folder / "curves.png"
-    plot_curve(run.folder / METRICS, picture, test_accuracy=result.test_accuracy)
-    write_json(run.folder / RESULT, asdict(result))
+    finish(run, problem, result, best=_devices.to_host(es.average)[0])
     return result

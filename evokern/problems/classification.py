@@ -17,30 +17,31 @@ import numpy.typing as npt
 
 from evokern import _devices, ops
 from evokern._values import assign, integer, number, one_of, share
-from evokern.backends.reference.random import counter_permutation
-from evokern.errors import ArgumentError, EvokernError, ObjectiveError, ShapeError, message
+from evokern.errors import ArgumentError, ShapeError, message
 from evokern.layout import GenomeLayout
 from evokern.network import Dense, Flatten, MaxPool2d, Network
 from evokern.population import allocate_genomes
 from evokern.problems.datasets import Dataset, Labels, holdout_split, mean_image, normalise
+from evokern.problems.epochs import EpochSampler
 from evokern.problems.importance import ImportanceSampler, errors_of
 from evokern.problems.mutants import Trace
 from evokern.problems.objectives import (
     OBJECTIVES,
+    OF_CLASSES,
+    WEIGHTED,
     LogitsObjective,
     ObjectiveName,
     check_gce_q,
     check_positive_weight,
-    generalized_cross_entropy,
-    macro_f1,
+    objective_named,
     predictions,
-    weighted_bce,
 )
+from evokern.problems.own_functions import fitness_by, name_of, write_weights
 from evokern.problems.phenotypes import (
     Phenotype,
     PhenotypeName,
     check_sign_scale,
-    sign_of_weights,
+    phenotype_named,
 )
 from evokern.problems.shifts import shifted
 from evokern.rules import LossName
@@ -52,12 +53,6 @@ I64 = npt.NDArray[np.int64]
 
 HostPrecision = Literal["fp32", "bf16"]
 Sampling = Literal["epochs", "importance"]
-
-_OF_CLASSES = ("cross_entropy", "mse", "generalized_cross_entropy")
-"""Objectives that need an output per class."""
-
-_WEIGHTED = ("cross_entropy", "mse")
-"""Objectives whose kernel weighs samples."""
 
 _SCRATCH_BYTES = 8 << 20  # logits or phenotypes at one time: what the caches hold
 
@@ -126,8 +121,8 @@ class ClassificationConfig:
             wanted = "a share in (0, 1]"
             raise ArgumentError(message("uniform_share", wanted, repr(self.uniform_share)))
         share("shift_share", self.shift_share)
-        if self.sampling == "importance" and self.objective not in _WEIGHTED:
-            wanted = f"{' or '.join(_WEIGHTED)} with sampling=importance"
+        if self.sampling == "importance" and self.objective not in WEIGHTED:
+            wanted = f"{' or '.join(WEIGHTED)} with sampling=importance"
             raise ArgumentError(message("objective", wanted, self.objective))
 
 
@@ -182,14 +177,21 @@ class Classification:
         self.holdout = self._part(dataset.train_images[holdout], dataset.train_labels[holdout])
         self.test = self._part(dataset.test_images, dataset.test_labels)
         self._own_objective, self._own_phenotype = objective, phenotype
-        self._objective = objective or _logits_objective(config, dataset, network)
-        self._phenotype: Callable[..., F32] | None = phenotype or _phenotype(config, network)
+        if objective is None:
+            _check_outputs(network, dataset, config.objective)
+        self._objective = objective or objective_named(
+            config.objective, gce_q=config.gce_q, positive_weight=config.positive_weight
+        )
+        self._phenotype: Callable[..., F32] | None = phenotype or phenotype_named(
+            config.phenotype, network.layout, sign_scale=config.sign_scale
+        )
         if phenotype is None and self.layout.size != network.layout.size:
             wanted = f"None or the network's {network.layout.size} genes without a phenotype"
             raise ArgumentError(message("layout", wanted, f"{self.layout.size} genes"))
         if device != "cpu" and not (self._objective is None and self._phenotype is None):
             wanted = "cpu for objectives and phenotypes that are computed on the host"
             raise ArgumentError(message("device", wanted, device))
+        self._epochs = EpochSampler(len(self.train.y), self.seed)
         self._importance: ImportanceSampler | None = None
         if config.sampling == "importance":
             if objective is not None:
@@ -197,13 +199,11 @@ class Classification:
                 raise ArgumentError(message("sampling", wanted, config.sampling))
             self._importance = ImportanceSampler(len(self.train.y), config.uniform_share, seed)
         self.data_sha256 = _digest(dataset)
-        self._epoch = -1
-        self._order: I64 = np.zeros(0, np.int64)
 
     def settings(self) -> dict[str, Any]:
         """What decides the fitness, as JSON values; own functions are given by their names."""
         own = {"objective": self._own_objective, "phenotype": self._own_phenotype}
-        names = {key: _name(function) for key, function in own.items() if function is not None}
+        names = {key: name_of(function) for key, function in own.items() if function is not None}
         facts = {"batch_seed": self.seed, "dataset_sha256": self.data_sha256}
         return {**asdict(self.config), **names, **facts}
 
@@ -247,7 +247,7 @@ class Classification:
 
     def _mutants_fitness(self, mutants: Mutants, trace: Trace, part: Part, first: int) -> F32:
         """One kernel computes losses of fp32 on the host, several ones everything else."""
-        fused = self._objective is None and self.config.objective in _WEIGHTED
+        fused = self._objective is None and self.config.objective in WEIGHTED
         if fused and self.device == "cpu" and self.config.precision == "fp32":
             x, rest, genes = trace.from_layer(mutants.slices)
             targets, loss = self._loss_of(part.y)
@@ -294,7 +294,7 @@ class Classification:
                 fitness[slots] = self._fused_fitness(bank, index, seen, network)
             else:
                 logits = self._logits(bank, index, seen, network)
-                fitness[slots] = _apply(self._objective, logits, part.y, first + slots.start)
+                fitness[slots] = fitness_by(self._objective, logits, part.y, first + slots.start)
         return fitness
 
     def logits(self, genomes: F32, part: Part) -> F32:
@@ -342,14 +342,7 @@ class Classification:
 
     def batch_of(self, generation: int) -> I64:
         """Training samples [batch] of a generation: epoch after epoch without replacement."""
-        n = len(self.train.y)
-        place = generation * self.config.batch + np.arange(self.config.batch)
-        epochs = place // n
-        parts = [
-            self._epoch_order(int(epoch))[place[epochs == epoch] % n]
-            for epoch in range(int(epochs[0]), int(epochs[-1]) + 1)
-        ]
-        return np.concatenate(parts)
+        return self._epochs.draw(self.config.batch, generation)
 
     def _weights(self, genomes: F32, rows: I32, part: Part) -> Iterator[tuple[slice, F32, I32]]:
         """(slots, bank of weights, index into it): all at once where nothing stands between."""
@@ -368,26 +361,12 @@ class Classification:
                 yield slots, genomes, chosen
             else:
                 for slot, row in enumerate(chosen):
-                    self._write_weights(genomes[row], start + slot, scratch[slot])
+                    if self._own_phenotype is None:
+                        self._phenotype(genomes[row], out=scratch[slot])
+                    else:
+                        individual = start + slot
+                        write_weights(self._own_phenotype, genomes[row], individual, scratch[slot])
                 yield slots, scratch, _numbers(len(chosen))
-
-    def _write_weights(self, genome: F32, individual: int, out: F32) -> None:
-        """The phenotype of a genome; a failure is traced to the individual."""
-        if self._own_phenotype is None:
-            assert self._phenotype is not None
-            self._phenotype(genome, out=out)
-            return
-        try:
-            weights = np.asarray(self._own_phenotype(genome))
-        except Exception as error:
-            raise ObjectiveError(
-                f"phenotype: failed on individual {individual}: {_reason(error)}"
-            ) from error
-        if weights.shape != out.shape or weights.dtype != np.float32:
-            wanted = f"float32 [G={len(out)}] of individual {individual}"
-            got = f"{weights.dtype} {list(weights.shape)}"
-            raise ObjectiveError(message("phenotype", wanted, got))
-        out[:] = weights
 
     def _fused_fitness(self, bank: F32, index: I32, part: Part, network: Network) -> F32:
         if self.config.objective == "accuracy":
@@ -444,42 +423,9 @@ class Classification:
         x, y = normalise(images, self.mean), labels.astype(np.int64)
         return Part(_devices.from_host(self.device, x), _devices.from_host(self.device, y))
 
-    def _epoch_order(self, epoch: int) -> I64:
-        if epoch != self._epoch:
-            self._order = counter_permutation(len(self.train.y), seed=self.seed, epoch=epoch)
-            self._epoch = epoch
-        return self._order
 
-
-def _apply(objective: LogitsObjective, logits: F32, labels: I64, first: int) -> F32:
-    """The objective's fitness float32 [S]; a failure is traced to the individual."""
-    try:
-        fitness = np.asarray(objective(logits, labels))
-    except EvokernError:
-        raise
-    except Exception as error:
-        for slot in range(len(logits)):
-            try:
-                objective(logits[slot : slot + 1], labels)
-            except Exception as own:
-                raise ObjectiveError(
-                    f"objective: failed on individual {first + slot}: {_reason(own)}"
-                ) from own
-        last = first + len(logits) - 1
-        raise ObjectiveError(
-            f"objective: failed on individuals {first} to {last} at once, though on none of them "
-            f"alone: {_reason(error)}"
-        ) from error
-    if fitness.shape != (len(logits),) or fitness.dtype.kind not in "fiu":
-        wanted = f"numbers [S={len(logits)}], one per individual (from {first} on)"
-        raise ObjectiveError(message("objective", wanted, f"{fitness.dtype} {list(fitness.shape)}"))
-    return np.asarray(fitness, np.float32)
-
-
-def _logits_objective(
-    config: ClassificationConfig, dataset: Dataset, network: Network
-) -> LogitsObjective | None:
-    """The function of a named objective; None where the fused kernel has it."""
+def _check_outputs(network: Network, dataset: Dataset, objective: ObjectiveName) -> None:
+    """Raises ArgumentError where outputs do not fit the labels or the objective."""
     if len(network.output_shape) != 1:
         got = f"{list(network.output_shape)}"
         mend = "add Flatten() at the end"
@@ -491,26 +437,9 @@ def _logits_objective(
     if highest >= max(outputs, 2):
         wanted = f"more than {highest} outputs for the labels of {dataset.name}"
         raise ArgumentError(message("network", wanted, str(outputs)))
-    if outputs == 1 and config.objective in _OF_CLASSES:
+    if outputs == 1 and objective in OF_CLASSES:
         wanted = "weighted_bce, macro_f1 or accuracy for a network of one output"
-        raise ArgumentError(message("objective", wanted, config.objective))
-    if config.objective == "macro_f1":
-        return macro_f1
-    if config.objective == "weighted_bce":
-        return weighted_bce(config.positive_weight)
-    if config.objective == "generalized_cross_entropy":
-        return generalized_cross_entropy(config.gce_q)
-    return None
-
-
-def _phenotype(config: ClassificationConfig, network: Network) -> Callable[..., F32] | None:
-    if config.phenotype == "direct":
-        return None
-    return sign_of_weights(network.layout, config.sign_scale)
-
-
-def _name(function: Any) -> str:
-    return f"{function.__module__}.{getattr(function, '__qualname__', type(function).__name__)}"
+        raise ArgumentError(message("objective", wanted, objective))
 
 
 def _digest(dataset: Dataset) -> str:
@@ -528,7 +457,3 @@ def _digest(dataset: Dataset) -> str:
 
 def _numbers(n: int) -> I32:
     return np.arange(n, dtype=np.int32)
-
-
-def _reason(error: Exception) -> str:
-    return f"{type(error).__name__}: {error}"

@@ -31,8 +31,27 @@ ObjectiveName = Literal[
 ]
 OBJECTIVES: tuple[str, ...] = get_args(ObjectiveName)
 
+OF_CLASSES = ("cross_entropy", "mse", "generalized_cross_entropy")
+"""Objectives that need an output per class."""
+
+WEIGHTED = ("cross_entropy", "mse")
+"""Objectives whose kernel weighs samples."""
+
 LogitsObjective = Callable[[F32, npt.NDArray[Any]], Any]
 """(logits float32 [S, B, C], labels [B]) -> fitness [S], higher is better."""
+
+
+def objective_named(
+    name: ObjectiveName, *, gce_q: float, positive_weight: float
+) -> LogitsObjective | None:
+    """The function of logits; None where the fused kernel has the objective."""
+    if name == "macro_f1":
+        return macro_f1
+    if name == "weighted_bce":
+        return weighted_bce(positive_weight)
+    if name == "generalized_cross_entropy":
+        return generalized_cross_entropy(gce_q)
+    return None
 
 
 def predictions(logits: F32) -> I64:

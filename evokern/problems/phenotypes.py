@@ -21,6 +21,13 @@ Phenotype = Callable[[F32], F32]
 _SIGN_BIT = np.uint32(1 << 31)
 
 
+def phenotype_named(
+    name: PhenotypeName, layout: GenomeLayout, *, sign_scale: float | None
+) -> Callable[..., F32] | None:
+    """The function of genomes, which takes ``out``, too; None where genes are weights."""
+    return None if name == "direct" else sign_of_weights(layout, sign_scale)
+
+
 def check_sign_scale(scale: float | None) -> None:
     """Raises ArgumentError for a scale that float32 cannot hold, DtypeError for no number."""
     if scale is None:

@@ -12,7 +12,6 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Literal
 
@@ -36,6 +35,7 @@ from benchmarks import (
 )
 from benchmarks.harness import Cases, Result, measure
 from evokern import _cpu
+from evokern.doctor import processor, versions
 from evokern.errors import ArgumentError, DataError, message
 
 BENCHMARKS: dict[str, Callable[[bool], Cases]] = {
@@ -70,22 +70,7 @@ _FILE_COLUMNS = 120  # of tables that no terminal shows
 class Options:
     """Measure evokern beside its rivals and the limits of this machine."""
 
-    name: tyro.conf.Positional[
-        Literal[
-            "all",
-            "network",
-            "mutants",
-            "variation",
-            "generation",
-            "growth",
-            "conv",
-            "routing",
-            "replay",
-            "nes",
-            "limits",
-            "memory",
-        ]
-    ] = "all"
+    name: tyro.conf.Positional[Literal["all", *BENCHMARKS, "memory"]] = "all"  # type: ignore[valid-type]
     """What to measure."""
     rounds: int = 9
     """How often every contestant runs; reported are medians."""
@@ -147,9 +132,9 @@ def machine() -> dict[str, str]:
     return {
         "date": datetime.now(UTC).strftime("%Y-%m-%dT%H:%MZ"),
         "commit": _commit(),
-        "cpu": _processor(),
+        "cpu": f"{processor() or 'unknown'} x {len(os.sched_getaffinity(0))}",  # that it may use
         "isa": str(_cpu.instruction_set()),
-        "libraries": " ".join(_versions()),
+        "libraries": " ".join(versions(("numpy", "torch", "jax"))),
     }
 
 
@@ -162,27 +147,6 @@ def _commit() -> str:
     except (OSError, subprocess.CalledProcessError):
         return "unknown"
     return shown.stdout.strip()
-
-
-def _processor() -> str:
-    """Model name and how many this process may use."""
-    model = "unknown"
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        model = next(line.split(":", 1)[1].strip() for line in lines if "model name" in line)
-    except (OSError, StopIteration):
-        pass
-    return f"{model} x {len(os.sched_getaffinity(0))}"
-
-
-def _versions() -> list[str]:
-    found = []
-    for name in ("numpy", "torch", "jax"):
-        try:
-            found.append(f"{name} {version(name)}")
-        except PackageNotFoundError:
-            continue
-    return found
 
 
 def _table(title: str, rounds: int, results: Sequence[Result]) -> Table:

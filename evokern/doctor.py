@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+from collections.abc import Iterable
 from importlib.metadata import PackageNotFoundError, version
 
 from rich.console import Console
@@ -34,8 +35,8 @@ def _facts() -> Table:
     table = Table(show_header=False, title=f"evokern {__version__}", title_justify="left")
     system = f"{platform.python_version()} on {platform.system()} {platform.machine()}"
     table.add_row("Python", system)
-    table.add_row("libraries", ", ".join(_versions()))
-    table.add_row("processor", _processor())
+    table.add_row("libraries", ", ".join(versions(_LIBRARIES)))
+    table.add_row("processor", processor() or platform.processor())
     table.add_row("instruction set", _instruction_set())
     table.add_row("bf16", _bf16())
     table.add_row("back end", chosen_backend())
@@ -45,9 +46,10 @@ def _facts() -> Table:
     return table
 
 
-def _versions() -> list[str]:
+def versions(libraries: Iterable[str]) -> list[str]:
+    """Name and version of those that are installed."""
     found = []
-    for name in _LIBRARIES:
+    for name in libraries:
         try:
             found.append(f"{name} {version(name)}")
         except PackageNotFoundError:
@@ -55,13 +57,15 @@ def _versions() -> list[str]:
     return found
 
 
-def _processor() -> str:
+def processor() -> str | None:
+    """Its model name; None where Linux does not tell it."""
     try:
         with open("/proc/cpuinfo", encoding="utf-8") as file:
-            names = [line.split(":", 1)[1].strip() for line in file if "model name" in line]
-        return names[0] if names else platform.processor()
+            return next(
+                (line.split(":", 1)[1].strip() for line in file if "model name" in line), None
+            )
     except OSError:
-        return platform.processor()
+        return None
 
 
 def _instruction_set() -> str:

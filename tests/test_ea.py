@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from dataclasses import replace
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import pytest
@@ -19,6 +19,7 @@ from scalar_rules import LAYOUT, F
 from evokern import Dense, Flatten, MaxPool2d, Network, ops
 from evokern.__main__ import main
 from evokern.checkpoint import load_network, save_network
+from evokern.commands.ea import PRESETS, PresetName
 from evokern.drivers.ea import (
     EA,
     EAConfig,
@@ -491,6 +492,10 @@ def test_the_command_runs_and_says_where_everything_is(digits, tmp_path, monkeyp
     assert "runs/mnist-thesis-test/best.safetensors" in output
     config = json.loads((tmp_path / "runs/mnist-thesis-test/config.json").read_text())
     assert (config["population"], config["crossover_share"]) == (10, 0.75)
+
+
+def test_every_preset_can_be_named():
+    assert tuple(PRESETS) == get_args(PresetName)
 
 
 def test_the_command_reports_a_setting_out_of_range_without_a_traceback(capsys):

@@ -31,7 +31,9 @@ _STRATEGY = ESConfig(
 )
 _BATCHES = ClassificationConfig(batch=256, sampling="importance", importance_every=200)
 
-PRESETS: dict[str, tuple[EAConfig | ESConfig, ClassificationConfig]] = {
+PresetName = Literal["quick", "best", "thesis-validation", "thesis-test"]
+
+PRESETS: dict[PresetName, tuple[EAConfig | ESConfig, ClassificationConfig]] = {
     "quick": (replace(_STRATEGY, generations=12_000), _BATCHES),
     "best": (replace(_STRATEGY, generations=30_000), replace(_BATCHES, shift_share=0.25)),
     "thesis-validation": (EAConfig(), ClassificationConfig()),
@@ -42,9 +44,7 @@ PRESETS: dict[str, tuple[EAConfig | ESConfig, ClassificationConfig]] = {
 }
 """Settings by name; the thesis' are those of Table 5.1."""
 
-PresetName = Literal["quick", "best", "thesis-validation", "thesis-test"]
-
-DEFAULT_PRESET = "thesis-validation"
+DEFAULT_PRESET: PresetName = "thesis-validation"
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ class _Training:
     problem: tyro.conf.OmitArgPrefixes[ClassificationConfig] = field(
         default_factory=ClassificationConfig
     )
-    preset: PresetName = "thesis-validation"
+    preset: PresetName = DEFAULT_PRESET
     """Settings to start from; the other flags change them. quick and best are of the evolution
     strategy, the thesis' of the genetic algorithm, and each has the flags of its algorithm."""
     run_dir: Path | None = None
@@ -154,7 +154,7 @@ def parse(arguments: Sequence[str]) -> EACommand | ESCommand:
     return tyro.cli(type(default), args=list(arguments), prog="evokern ea", default=default)
 
 
-def _foreign_flag(arguments: Sequence[str], preset: str) -> str:
+def _foreign_flag(arguments: Sequence[str], preset: PresetName) -> str:
     """What is wrong with the first flag that only the other algorithm has; nothing without one."""
     kinds = (EAConfig, RunConfig), (ESConfig, WatchConfig)
     names = "genetic algorithm", "evolution strategy"

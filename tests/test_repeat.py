@@ -12,8 +12,9 @@ from pathlib import Path
 import pytest
 
 from evokern.__main__ import COMMANDS
-from evokern.commands import repeat
-from evokern.commands.repeat import Trial, parse_variants
+from evokern.commands import repeat, trials
+from evokern.commands.repeat import parse_variants
+from evokern.commands.trials import Trial
 from evokern.errors import ArgumentError, BackendError, CheckpointError, StorageError
 
 CHILD = '''
@@ -71,7 +72,7 @@ def fake_child(tmp_path, monkeypatch):
     script = tmp_path / "child.py"
     script.write_text(CHILD)
     # -S: no site-packages, which a child needs none of.
-    monkeypatch.setattr(repeat, "CHILD", (sys.executable, "-S", str(script)))
+    monkeypatch.setattr(trials, "CHILD", (sys.executable, "-S", str(script)))
     monkeypatch.chdir(tmp_path)
 
 
@@ -306,8 +307,8 @@ def test_a_second_signal_kills_children_that_do_not_stop():
 
 def test_no_child_outlives_an_error(monkeypatch):
     started = []
-    start = repeat._start
-    monkeypatch.setattr(repeat, "_start", lambda *a: (started.append(start(*a)), started[-1])[1])
+    start = trials._start
+    monkeypatch.setattr(trials, "_start", lambda *a: (started.append(start(*a)), started[-1])[1])
     Path("out").mkdir()
     Path("out/other").write_text("no folder")
     variants = ["--variant", "base:", "--variant", "other:"]

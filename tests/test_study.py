@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from evokern.archive import Archive, thinned
-from evokern.commands import repeat, study
+from evokern.commands import study, trials
 from evokern.drivers.config import EAConfig
 from evokern.errors import ArgumentError, CheckpointError
 from evokern.studies import FIGURES, HOLDOUT, SIGMA, Cell, studies
@@ -50,7 +50,7 @@ with (o.run_dir / "metrics.jsonl").open("w") as metrics:
 def fake_child(tmp_path, monkeypatch):
     script = tmp_path / "child.py"
     script.write_text(CHILD)
-    monkeypatch.setattr(repeat, "CHILD", (sys.executable, "-S", str(script)))
+    monkeypatch.setattr(trials, "CHILD", (sys.executable, "-S", str(script)))
     monkeypatch.chdir(tmp_path)
 
 

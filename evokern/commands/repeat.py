@@ -1,31 +1,24 @@
 """``evokern repeat``: one training command over many seeds and variants, and the statistics.
 
-``OUT/VARIANT/seed-S`` is a run, ``OUT/VARIANT/seed-S.log`` its output; ``OUT/summary.json`` and
-``OUT/curves.png`` tell about all of them, ``OUT/repeat.json`` how they were made.
+``OUT/VARIANT/seed-S`` is a run (``commands/trials.py``); ``OUT/summary.json`` and
+``OUT/curves.png`` tell about all of them.
 """
 
 from __future__ import annotations
 
-import os
 import re
 import shlex
-import signal
-import subprocess
 import sys
-import threading
-import time
-from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import permutations
 from pathlib import Path
-from types import FrameType
 from typing import Annotated, Any
 
 import tyro
 
 from evokern.checkpoint import write_json
+from evokern.commands.trials import OWN_FLAGS, Trial, flag_of, remember, run_trials
 from evokern.comparison import (
     Group,
     RankTest,
@@ -36,21 +29,14 @@ from evokern.comparison import (
     summarise,
 )
 from evokern.errors import ArgumentError, CheckpointError, message
-from evokern.files import append, locked, make_folder, open_to_append
-from evokern.metrics import CONFIG, RESULT, Run, read_json, read_run
+from evokern.files import locked, make_folder
+from evokern.metrics import RESULT, Run, read_run
 from evokern.plots import plot_groups
-
-CHILD = (sys.executable, "-m", "evokern")
-"""The command that the words of a variant are given to."""
 
 METRIC = "holdout_accuracy/best"
 
 _FORMAT = 1
-_POLL_SECONDS = 0.05
-_TAIL_LINES = 15
 _TRAINING = ("ea", "adam")
-OWN_FLAGS = ("--seed", "--run-dir")  # set for every child
-_USAGE_ERROR = 2  # the exit code of a command that was given wrong flags
 
 
 @dataclass(frozen=True)
@@ -78,34 +64,6 @@ class RepeatCommand:
         for name, least in (("seeds", 1), ("first_seed", 0), ("jobs", 1)):
             if getattr(self, name) < least:
                 raise ArgumentError(message(name, f"at least {least}", repr(getattr(self, name))))
-
-
-@dataclass(frozen=True)
-class Trial:
-    """One child: a variant's words (command and flags) with one seed, in one folder."""
-
-    variant: str
-    seed: int
-    folder: Path
-    words: tuple[str, ...]
-
-    @property
-    def log(self) -> Path:
-        """Where the child's output goes."""
-        return self.folder.with_name(f"{self.folder.name}.log")
-
-    @property
-    def finished(self) -> bool:
-        """Whether the run has its result."""
-        return (self.folder / RESULT).is_file()
-
-
-@dataclass
-class _Child:
-    trial: Trial
-    process: subprocess.Popen[bytes]
-    log_start: int
-    started: float
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -163,50 +121,6 @@ def parse_variants(texts: Sequence[str], command: Sequence[str]) -> dict[str, tu
                 wanted = "a command without --seed and --run-dir, which repeat sets"
                 raise ArgumentError(message("command", wanted, word))
     return variants
-
-
-def run_trials(
-    trials: Sequence[Trial], jobs: int, after: Callable[[Trial], None] | None = None
-) -> tuple[list[Trial], int]:
-    """Runs what is not finished, ``jobs`` children at a time; ``after`` is called when one is.
-
-    Gives the trials that failed and the signal that stopped it, or 0. SIGINT, SIGTERM and SIGHUP
-    stop the children by SIGINT and wait until they have saved; a second signal kills them. Raises
-    ArgumentError when a child refuses its flags, which the other seeds' children would as well.
-    """
-    waiting = deque(trial for trial in trials if not trial.finished)
-    done = len(trials) - len(waiting)
-    if done:
-        print(f"{done} of {len(trials)} runs are finished already", flush=True)
-    running: list[_Child] = []
-    failed: list[Trial] = []
-    durations: list[float] = []
-    told = 0
-    with _signals() as received, _none_left(running):
-        while running or (waiting and not received):
-            while waiting and len(running) < jobs and not received:
-                running.append(_start(waiting.popleft(), jobs))
-            time.sleep(_POLL_SECONDS)
-            if len(received) > told:
-                _stop(running, kill=told > 0)
-                told = len(received)
-            for child in [child for child in running if child.process.poll() is not None]:
-                running.remove(child)
-                if received and not child.trial.finished:
-                    continue
-                done += 1
-                durations.append(time.monotonic() - child.started)
-                left = sum(durations) / len(durations) * (len(waiting) + len(running)) / jobs
-                print(f"[{done}/{len(trials)}] {_outcome(child)}{_left(left)}", flush=True)
-                if child.process.returncode == _USAGE_ERROR:
-                    words = child.trial.words
-                    wanted, mend = f"flags that {words[0]} takes", f"see {child.trial.log}"
-                    raise ArgumentError(message("command", wanted, repr(shlex.join(words)), mend))
-                if not child.trial.finished:
-                    failed.append(child.trial)
-                elif after:
-                    after(child.trial)
-    return failed, received[0] if received else 0
 
 
 def report(trials: Sequence[Trial], names: Sequence[str], out: Path) -> None:
@@ -276,94 +190,6 @@ def show(
     console.print("one-sided Mann-Whitney U tests of the last hold-out accuracy", table)
 
 
-def _start(trial: Trial, jobs: int) -> _Child:
-    words = [*trial.words, "--seed", str(trial.seed), "--run-dir", str(trial.folder)]
-    if jobs > 1 and not any(flag_of(word) == "--threads" for word in words):
-        words += ["--threads", str(max(1, len(os.sched_getaffinity(0)) // jobs))]
-    make_folder(trial.log.parent)
-    with open_to_append(trial.log) as log:
-        append(log, trial.log, f"$ evokern {shlex.join(words)}\n".encode())
-        log_start = log.tell()
-        # A group of its own: a terminal's Ctrl-C must reach a child once, through this process.
-        process = subprocess.Popen(
-            [*CHILD, *words],
-            stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=subprocess.STDOUT,
-            process_group=0,
-        )
-        return _Child(trial, process, log_start, time.monotonic())
-
-
-def _stop(running: Sequence[_Child], *, kill: bool) -> None:
-    if not kill:
-        print(
-            f"stopping {len(running)} runs, which save first; a second signal kills them",
-            file=sys.stderr,
-        )
-    for child in running:
-        child.process.send_signal(signal.SIGKILL if kill else signal.SIGINT)
-
-
-@contextmanager
-def _none_left(running: Sequence[_Child]) -> Iterator[None]:
-    """No child outlives an error, such as a full disk where logs are."""
-    try:
-        yield
-    finally:
-        for child in running:
-            child.process.send_signal(signal.SIGINT)
-        for child in running:
-            child.process.wait()
-
-
-@contextmanager
-def _signals() -> Iterator[list[int]]:
-    """Collects the numbers of signals that ask to stop, instead of being ended by them."""
-    received: list[int] = []
-
-    def note(number: int, frame: FrameType | None) -> None:
-        received.append(number)
-
-    if threading.current_thread() is not threading.main_thread():
-        yield received
-        return
-    numbers = [signal.SIGINT, signal.SIGTERM]
-    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # ignored under nohup
-        numbers.append(signal.SIGHUP)
-    before = {number: signal.signal(number, note) for number in numbers}
-    try:
-        yield received
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-
-def _outcome(child: _Child) -> str:
-    trial = child.trial
-    what = f"{trial.variant}, seed {trial.seed}"
-    if trial.finished:
-        result = read_json(trial.folder / RESULT)
-        return (
-            f"{what}: test accuracy {result.get('test_accuracy', float('nan')):.2%}, "
-            f"{time.monotonic() - child.started:.0f} s"
-        )
-    code = child.process.returncode
-    how = f"exit code {code}" if code >= 0 else f"signal {-code}"
-    with trial.log.open("rb") as log:
-        log.seek(child.log_start)
-        lines = log.read().decode(errors="replace").splitlines()[-_TAIL_LINES:]
-    tail = "".join(f"\n    {line}" for line in lines)
-    return f"{what}: FAILED ({how}, no {RESULT}); the end of {trial.log}:{tail}"
-
-
-def _left(seconds: float) -> str:
-    if seconds < 1:
-        return ""
-    left = f"{seconds:.0f} s" if seconds < 90 else f"{seconds / 60:.0f} min"
-    return f"; about {left} left"
-
-
 def _holdout(run: Run) -> float:
     value = last_value(run, METRIC)
     if value is None:
@@ -378,23 +204,6 @@ def _test(run: Run) -> float:
     return float(value)
 
 
-def remember(out: Path, variants: Mapping[str, Sequence[str]]) -> None:
-    """Notes how the runs in ``out`` are made. Raises ArgumentError if they were made otherwise.
-
-    A variant none of whose children came to make a run may be corrected.
-    """
-    path = out / "repeat.json"
-    noted = read_json(path)["variants"] if path.is_file() else {}
-    known = {name: made for name, made in noted.items() if any(out.glob(f"{name}/seed-*/{CONFIG}"))}
-    for name, words in variants.items():
-        if known.get(name, list(words)) != list(words):
-            wanted = f"{shlex.join(known[name])} for {name}, as the runs in {out} were made"
-            mend = "choose another folder by --out"
-            raise ArgumentError(message("command", wanted, shlex.join(words), mend))
-    merged = known | {name: list(words) for name, words in variants.items()}
-    write_json(path, {"format": _FORMAT, "variants": merged})
-
-
 def _short_name(command: Sequence[str]) -> str:
     """The command's words before its first flag, and its preset."""
     first = next((i for i, word in enumerate(command) if word.startswith("-")), len(command))
@@ -403,8 +212,3 @@ def _short_name(command: Sequence[str]) -> str:
         if flag_of(word) == "--preset":
             parts.append(word.partition("=")[2] or following)
     return re.sub(r"[^\w.-]+", "-", "-".join(parts)) or "variants"
-
-
-def flag_of(word: str) -> str:
-    """``--run_dir=x`` is ``--run-dir``, as for tyro."""
-    return word.partition("=")[0].replace("_", "-")

@@ -1,8 +1,8 @@
 """``evokern study``: the studies of chapter 5 of the thesis.
 
-``OUT/SETTING/seed-S`` is a run, as ``evokern repeat`` makes them; studies share those they have in
-common, and keep no checkpoints of finished runs. ``OUT/FIGURE.png`` and ``OUT/FIGURE.json`` tell
-what came out.
+``OUT/SETTING/seed-S`` is a run (``commands/trials.py``); studies share those they have in common,
+and keep no checkpoints of finished runs. ``OUT/FIGURE.png`` and ``OUT/FIGURE.json`` tell what came
+out.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import tyro
 from evokern.archive import Archive
 from evokern.checkpoint import write_json
 from evokern.commands.ea import parse
-from evokern.commands.repeat import OWN_FLAGS, Trial, flag_of, remember, run_trials
+from evokern.commands.trials import OWN_FLAGS, Trial, flag_of, remember, run_trials
 from evokern.comparison import Group, last_value, mann_whitney, scipy_stats, summarise
 from evokern.drivers.run import CHECKPOINTS, difference, plain
 from evokern.errors import ArgumentError, CheckpointError, message

@@ -2,7 +2,9 @@
 
 import json
 import os
+import re
 import signal
+import subprocess
 import sys
 import threading
 import time
@@ -16,6 +18,7 @@ from evokern.commands import repeat, trials
 from evokern.commands.repeat import parse_variants
 from evokern.commands.trials import Trial
 from evokern.errors import ArgumentError, BackendError, CheckpointError, StorageError
+from evokern.files import is_locked, locked
 
 CHILD = '''
 """Stands for a training command: accuracy is --base plus a hundredth per seed."""
@@ -65,6 +68,8 @@ with (run / "metrics.jsonl").open("w") as metrics:
         metrics.write(json.dumps(record) + "\\n")
 (run / "result.json").write_text(json.dumps({"test_accuracy": accuracy - 0.1}))
 '''
+
+REAL_CHILD = trials.CHILD
 
 
 @pytest.fixture(autouse=True)
@@ -318,9 +323,56 @@ def test_no_child_outlives_an_error(monkeypatch):
     assert [child.process.returncode is None for child in started] == [False]
 
 
-def test_two_commands_in_one_folder_are_refused():
-    from evokern.files import locked
+PARENT_AND_CHILD = """
+import sys
 
+sys.path.insert(0, TESTS)
+import tiny
+
+from evokern.commands import child, repeat, trials
+from evokern.problems import datasets
+
+words = sys.argv[1:]
+if words == ["repeat"]:
+    trials.CHILD = (sys.executable, __file__)
+    settings = ["--population", "4", "--batch", "4", "--generations", "1000000", "--threads", "1"]
+    repeat.main(["--seeds", "1", "--out", "out", "--", "ea", "rows", "--log-every", "1", *settings])
+else:
+    datasets.load = lambda name: tiny.dataset()
+    sys.exit(child.main(words))
+"""
+
+
+def test_a_run_whose_parent_is_killed_saves_and_stops(tmp_path):
+    script = tmp_path / "family.py"
+    script.write_text(f"TESTS = {str(Path(__file__).parent)!r}\n{PARENT_AND_CHILD}")
+    run = Path("out/base/seed-0")
+    parent = subprocess.Popen([sys.executable, script, "repeat"], stdout=subprocess.DEVNULL)
+    wait_until(lambda: (run / "metrics.jsonl").exists() or parent.poll() is not None)
+    assert parent.poll() is None
+    parent.kill()
+    parent.wait()
+    wait_until(lambda: not is_locked(run))
+    log = Path("out/base/seed-0.log").read_text()
+    reached = int(re.search(r"stopped after generation (\d+) and saved in out/base/", log)[1])
+    assert (run / f"checkpoints/{reached:09}.json").exists()
+
+
+def test_a_child_runs_a_command():
+    command = [*REAL_CHILD, "--version"]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as child:
+        assert child.stdout.read().startswith(b"evokern ")
+        assert child.wait() == 0
+
+
+def wait_until(happened):
+    deadline = time.monotonic() + 60
+    while not happened():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+def test_two_commands_in_one_folder_are_refused():
     Path("out").mkdir()
     with locked(Path("out")), pytest.raises(StorageError, match="another process is running here"):
         repeat.main(["--out", "out", "--", "ea", "mnist"])

@@ -25,8 +25,8 @@ from evokern.errors import ArgumentError, message
 from evokern.files import append, make_folder, open_to_append
 from evokern.metrics import CONFIG, RESULT, read_json
 
-CHILD = (sys.executable, "-m", "evokern")
-"""The command that the words of a variant are given to."""
+CHILD = (sys.executable, "-m", "evokern.commands.child")
+"""The command that the words of a variant are given to; it stops when this process is gone."""
 
 OWN_FLAGS = ("--seed", "--run-dir")
 """Set for every child."""
@@ -99,10 +99,10 @@ def run_trials(
     failed: list[Trial] = []
     durations: list[float] = []
     told = 0
-    with _signals() as received, _none_left(running):
+    with _signals() as received, _lifeline() as stdin, _none_left(running):
         while running or (waiting and not received):
             while waiting and len(running) < jobs and not received:
-                running.append(_start(waiting.popleft(), jobs))
+                running.append(_start(waiting.popleft(), jobs, stdin))
             time.sleep(_POLL_SECONDS)
             if len(received) > told:
                 _stop(running, kill=told > 0)
@@ -126,7 +126,7 @@ def run_trials(
     return failed, received[0] if received else 0
 
 
-def _start(trial: Trial, jobs: int) -> _Child:
+def _start(trial: Trial, jobs: int, stdin: int) -> _Child:
     words = [*trial.words, "--seed", str(trial.seed), "--run-dir", str(trial.folder)]
     if jobs > 1 and not any(flag_of(word) == "--threads" for word in words):
         words += ["--threads", str(max(1, len(os.sched_getaffinity(0)) // jobs))]
@@ -137,7 +137,7 @@ def _start(trial: Trial, jobs: int) -> _Child:
         # A group of its own: a terminal's Ctrl-C must reach a child once, through this process.
         process = subprocess.Popen(
             [*CHILD, *words],
-            stdin=subprocess.DEVNULL,
+            stdin=stdin,
             stdout=log,
             stderr=subprocess.STDOUT,
             process_group=0,
@@ -153,6 +153,17 @@ def _stop(running: Sequence[_Child], *, kill: bool) -> None:
         )
     for child in running:
         child.process.send_signal(signal.SIGKILL if kill else signal.SIGINT)
+
+
+@contextmanager
+def _lifeline() -> Iterator[int]:
+    """A pipe for the children's stdin, which ends with this process, even with SIGKILL."""
+    reading, writing = os.pipe()
+    try:
+        yield reading
+    finally:
+        os.close(reading)
+        os.close(writing)
 
 
 @contextmanager

@@ -103,14 +103,8 @@ def train_adam(problem: Classification, config: AdamConfig, folder: str | Path) 
             optimizer.step()
             if run.logs:
                 genome = problem.network.genome_of(module)
-                holdout = float(problem.accuracy(genome[None], problem.holdout)[0])
-                record = {
-                    "iteration": iteration,
-                    "samples": iteration * problem.config.batch,
-                    "loss": _finite(loss.item(), iteration),
-                    "holdout_accuracy/best": holdout,
-                }
-                run.record(record, f"loss {loss.item():.4f}  hold-out {holdout:.2%}")
+                record = _measure(problem, genome, _finite(loss.item(), iteration), iteration)
+                run.record(record, _in_short(record))
             if run.saves:
                 run.save(_state(module, optimizer))
         return _finish(problem, problem.network.genome_of(module), run)
@@ -131,6 +125,7 @@ def adam_settings(problem: Classification, config: AdamConfig) -> dict[str, Any]
 
 
 def _finite(loss: float, iteration: int) -> float:
+    """The loss. Raises FitnessError where it is NaN or infinite."""
     if not math.isfinite(loss):
         raise FitnessError(
             f"loss: {loss} in iteration {iteration}: training diverged; lower learning_rate"
@@ -138,7 +133,23 @@ def _finite(loss: float, iteration: int) -> float:
     return loss
 
 
+def _measure(problem: Classification, genome: F32, loss: float, iteration: int) -> dict[str, Any]:
+    """One metrics record: loss of the batch, accuracy on the hold-out part."""
+    return {
+        "iteration": iteration,
+        "samples": iteration * problem.config.batch,
+        "loss": loss,
+        "holdout_accuracy/best": float(problem.accuracy(genome[None], problem.holdout)[0]),
+    }
+
+
+def _in_short(record: dict[str, Any]) -> str:
+    """A record for the terminal."""
+    return f"loss {record['loss']:.4f}  hold-out {record['holdout_accuracy/best']:.2%}"
+
+
 def _finish(problem: Classification, genome: F32, run: Run) -> AdamResult:
+    """The test part is used here only, once."""
     result = AdamResult(
         iterations=run.step,
         seconds=run.seconds,

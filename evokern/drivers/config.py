@@ -1,4 +1,4 @@
-"""The settings of the evolutionary algorithm: one frozen dataclass, checked when it is made."""
+"""The settings of the genetic algorithm: one frozen dataclass, checked when it is made."""
 
 from __future__ import annotations
 

@@ -101,18 +101,6 @@ def add_op(name: str, functions: Mapping[str, str], *, close: Collection[str] = 
     TABLE[name] = Op(dict(functions), frozenset(close))
 
 
-def host_backends(op: str) -> list[str]:
-    """The back ends that compute ``op`` on arrays of the host."""
-    return [backend for backend in TABLE[op].functions if backend not in ON_DEVICE]
-
-
-def reason_missing(op: str, backend: str) -> str:
-    """Why ``backend`` has no function for ``op``; empty if it has one."""
-    if backend in TABLE[op].functions:
-        return ""
-    return "not written"
-
-
 @cache
 def resolve(op: str, backend: str) -> Callable[..., Any]:
     """The function that computes ``op``.
@@ -121,11 +109,11 @@ def resolve(op: str, backend: str) -> Callable[..., Any]:
     """
     if backend not in BACKENDS:
         raise BackendError(message("backend", f"auto or one of {list(BACKENDS)}", repr(backend)))
-    reason = reason_missing(op, backend)
-    if reason:
-        there = ", ".join(TABLE[op].functions)
-        raise BackendError(f"backend: {op} on {backend} is {reason}; there are {there}")
-    module, function = TABLE[op].functions[backend].split(":")
+    functions = TABLE[op].functions
+    if backend not in functions:
+        there = ", ".join(functions)
+        raise BackendError(f"backend: {op} on {backend} is not written; there are {there}")
+    module, function = functions[backend].split(":")
     try:
         resolved: Callable[..., Any] = getattr(import_module(module), function)
     except ModuleNotFoundError as error:

@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from evokern import _arrays
-from evokern.errors import ArgumentError, DataError, message
+from evokern.errors import ArgumentError, message
 from evokern.network import (
     Activation,
     Affine,
@@ -210,18 +210,6 @@ def fill_outputs_with_nan() -> Iterator[None]:
     _arrays_empty = _arrays.empty
     with mock.patch.object(_arrays, "empty", filled):
         yield
-
-
-def require_data(name: str) -> Any:
-    """The data set ``name`` of the data cache; skips the test where it is not there."""
-    import pytest
-
-    from evokern.problems import datasets
-
-    try:
-        return datasets.load(name, download=False)
-    except DataError as error:
-        pytest.skip(f"not in the data cache (make data): {error}")
 
 
 def _along(

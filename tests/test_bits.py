@@ -12,10 +12,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+from backends import host_backends
 from cases import INSTRUCTION_SETS, SEED, F, instruction_set, threads
 
 from evokern import ops
-from evokern._table import host_backends
 from evokern.backends.reference.random import Stream, draw_index, draw_words, selection_words
 from evokern.layout import DenseGenes, GenomeLayout
 from evokern.network import Dense, Flatten, MaxPool2d, Network

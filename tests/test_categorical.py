@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from backends import host_backends
 from cases import SEED, F
 from cases_categorical import distributions, masked, tiny_entries
 from hypothesis import given
@@ -16,7 +17,6 @@ from hypothesis.extra import numpy as hnp
 from scalar_rules import round_exactly, scalar_word
 
 from evokern import ops
-from evokern._table import host_backends
 from evokern.backends.reference import categorical as reference
 from evokern.errors import (
     ArgumentError,

@@ -8,10 +8,10 @@ import sys
 from pathlib import Path
 
 import pytest
+from real_data import require_data
 
 from evokern import _cpu, set_threads
 from evokern.__main__ import COMMANDS, main
-from evokern.testing import require_data
 
 sys.path.insert(0, str(Path(__file__).parent / "tools"))
 

@@ -6,8 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
-
-from evokern.testing import require_data
+from real_data import require_data
 
 EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
 

@@ -9,6 +9,7 @@ from typing import Any
 import interpreter
 import numpy as np
 import pytest
+from backends import host_backends
 from cases import INSTRUCTION_SETS, F, instruction_set, threads
 from cases_lineage import bred
 from hypothesis import given, settings
@@ -17,7 +18,6 @@ from hypothesis import strategies as st
 import evokern
 from evokern import ops
 from evokern._program import compile_program
-from evokern._table import host_backends
 from evokern.errors import ArgumentError, DtypeError, EvokernError, ShapeError
 from evokern.layout import DenseGenes, GenomeLayout
 from evokern.lineage import Lineages, Recipe, founders

@@ -8,12 +8,12 @@ from typing import Any
 import interpreter
 import numpy as np
 import pytest
+from backends import host_backends
 from cases import MEMORY, F, numbers, special_numbers, threads
 from hypothesis import given
 from hypothesis import strategies as st
 
 from evokern import ops
-from evokern._table import host_backends
 from evokern.errors import ShapeError
 from evokern.layout import DenseGenes, GenomeLayout
 from evokern.network import Activation, AvgPool2d, Dense, Flatten, MaxPool2d, Network

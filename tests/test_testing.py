@@ -10,6 +10,7 @@ import pytest
 from cases import Case, F, numbers, special_numbers
 from cases_network import few_special_numbers
 from networks import LAYERED
+from real_data import require_data
 
 from evokern import _arrays, ops
 from evokern.errors import ArgumentError, DataError
@@ -34,7 +35,6 @@ from evokern.testing import (
     error_bound,
     fill_outputs_with_nan,
     loss_bound,
-    require_data,
 )
 
 UNIT = 2.0**-24

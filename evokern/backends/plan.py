@@ -42,7 +42,7 @@ _ALIGNMENT = 256  # bytes
 _RESULT_BYTES = 8  # loss and correctness of a sample
 
 # Columns of Program.table that matter here.
-_KIND, _INPUTS, _OUTPUTS, _SOURCE, _OTHER, _TARGET, _LENGTH, _WHOLE = 0, 2, 3, 4, 5, 6, 17, 18
+_KIND, _OUTPUTS, _SOURCE, _OTHER, _TARGET, _LENGTH, _WHOLE = 0, 3, 4, 5, 6, 17, 18
 
 
 @dataclass(frozen=True, eq=False)

@@ -50,11 +50,8 @@ from evokern.layers import (
     ELMAN,
 ) = range(11)
 
-FIRST_TILE = 12
+MIN_TILE_SAMPLES = 12
 """Samples from which tiles are faster than single samples."""
-
-FIRST_TILE_OF_IMAGES = 12
-"""The same for networks with convolutions."""
 
 MOST_TILE_FEATURES = 65536
 """Features that a layer on tiles may read or write: a tile is 32 or 64 samples of them."""
@@ -155,10 +152,10 @@ def compile_steps(
 
 def use_tiles(layers: tuple[Layer, ...], input_shape: Shape, genes: int, samples: int) -> bool:
     """Whether a network of this genome is faster on tiles with so many samples."""
-    few = FIRST_TILE_OF_IMAGES if _has(layers, Conv2d) else FIRST_TILE
+    least = MIN_TILE_SAMPLES
     if genes <= SMALL_GENOME and not _has(layers, Conv2d):
-        few = 1  # the weights do not come from memory
-    return samples >= few and _has_tiles(layers, input_shape)
+        least = 1  # the weights do not come from memory
+    return samples >= least and _has_tiles(layers, input_shape)
 
 
 def _has(layers: tuple[Layer, ...], kind: type[Layer]) -> bool:

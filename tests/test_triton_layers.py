@@ -22,6 +22,7 @@ if reason := interpreter.unavailable():
     pytest.skip(reason, allow_module_level=True)
 else:
     from evokern.backends.triton import elementwise
+    from evokern.backends.triton import layers as triton_layers
     from evokern.backends.triton import loss as triton_loss
     from evokern.backends.triton import network as triton_network
     from evokern.backends.triton import pool as triton_pool
@@ -127,13 +128,13 @@ def test_affine_of_channels_that_lie_apart() -> None:
     index, scale, shift = np.array([2, 0], np.int32), numbers(3, 5), numbers(3, 5, seed=1)
     expected = np.empty(x.shape, F)
     layers.affine(x, scale, shift, index=index, out=expected)
-    run(elementwise.affine_arrays, x, scale, shift, index=index, out=out[..., :4])
+    run(triton_layers.affine, x, scale, shift, index=index, out=out[..., :4])
     assert_same_bits(out[..., :4], expected)
     assert (out[..., 4:] == 5).all()
     columns = numbers(2, 3, 5, 2)[..., :1]
     ones = np.empty(columns.shape, F)
     layers.affine(columns, scale, shift, index=index, out=ones)
-    run(elementwise.affine_arrays, columns, scale, shift, index=index, out=out[..., :1])
+    run(triton_layers.affine, columns, scale, shift, index=index, out=out[..., :1])
     assert_same_bits(out[..., :1], ones)
 
 
@@ -142,7 +143,7 @@ def test_residual(activation: str) -> None:
     x, y = special_numbers(3, 5, 7), special_numbers(3, 5, 7)[::-1].copy()
     out = np.empty(x.shape, F)
     options: dict[str, Any] = {"activation": activation, "negative_slope": 0.0}
-    run(elementwise.residual_arrays, x, y, **options, out=out)
+    run(triton_layers.residual, x, y, **options, out=out)
     expected = np.empty(x.shape, F)
     layers.residual(x, y, **options, out=expected)
     assert_same_bits(out, expected)

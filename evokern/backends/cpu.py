@@ -15,11 +15,13 @@ import numpy.typing as npt
 from evokern import _cpu
 from evokern._program import Program
 from evokern._values import integer
+from evokern.backends import one_layer
 from evokern.backends.steps import Program as NetworkProgram
 from evokern.backends.steps import compile_steps, use_tiles
 from evokern.errors import BackendError
+from evokern.layers import ACTIVATIONS, Dense, Layer
 from evokern.layout import GENE_CONTENTS, GenomeLayout
-from evokern.network import ACTIVATIONS, ActivationName, Conv2d, Dense, Network
+from evokern.network import Network
 from evokern.rules import (
     CROSSOVER_KINDS,
     DISTRIBUTIONS,
@@ -143,10 +145,9 @@ def dense_forward(
     precision: str,
     out: F32,
 ) -> None:
-    """See ``ops.dense_forward``: a network of one layer whose weights are two banks."""
-    inputs, outputs = w.shape[1:]
-    layer = Dense(outputs, cast(ActivationName, activation), negative_slope, b is not None)
-    _layer_forward(x, w, b, layer, (inputs,), index, precision, out)
+    """See ``ops.dense_forward``."""
+    layer = one_layer.dense(w, b, activation, negative_slope)
+    _layer_forward(*layer, x, index, precision, None, out)
 
 
 def conv2d_forward(
@@ -162,11 +163,9 @@ def conv2d_forward(
     x_scale: float | None,
     out: F32,
 ) -> None:
-    """See ``ops.conv2d_forward``: a network of one layer whose weights are two banks."""
-    kernel, stride, padding = geometry[:2], geometry[2:4], geometry[4:]
-    name = cast(ActivationName, activation)
-    layer = Conv2d(w.shape[2], kernel, stride, padding, name, negative_slope, b is not None)
-    _layer_forward(x, w, b, layer, x.shape[-3:], index, precision, out, x_scale)
+    """See ``ops.conv2d_forward``."""
+    layer = one_layer.conv2d(x, w, b, geometry, activation, negative_slope)
+    _layer_forward(*layer, x, index, precision, x_scale, out)
 
 
 def max_pool2d(x: F32, *, geometry: tuple[int, ...], out: F32) -> None:
@@ -313,7 +312,7 @@ def _parts(layout: GenomeLayout) -> I64:
     return np.array(rows, np.int64).reshape(-1, 4)
 
 
-def _rows(array: F32) -> F32:
+def _rows(array: npt.NDArray[Any]) -> npt.NDArray[Any]:
     """[P, ...] as [P, n]; a copy only where the inner axes are not one run of memory."""
     return array.reshape(array.shape[0], -1)
 
@@ -335,21 +334,20 @@ def _operand_channels(precision: str) -> int:
 
 
 def _layer_forward(
-    x: npt.NDArray[Any],
-    w: F32,
-    b: F32 | None,
-    layer: Dense | Conv2d,
+    banks: Banks,
+    layers: tuple[Layer, ...],
     input_shape: tuple[int, ...],
+    x: npt.NDArray[Any],
     index: I32,
     precision: str,
+    x_scale: float | None,
     out: F32,
-    x_scale: float | None = None,
 ) -> None:
-    """One layer as a network, with weights and bias in banks of their own."""
+    """One layer as a network, with weights and bias in banks of their own (``one_layer``)."""
+    banks = [_rows(bank) for bank in banks]
     values = _flat(input_shape, x)
-    tiles = use_tiles((layer,), input_shape, w.shape[1] * w.shape[2], values.shape[-2])
-    program = compile_steps((layer,), input_shape, tiles, True, _operand_channels(precision))
-    banks = [_rows(w)] if b is None else [_rows(w), b]
+    tiles = use_tiles(layers, input_shape, banks[0].shape[1], values.shape[-2])
+    program = compile_steps(layers, input_shape, tiles, True, _operand_channels(precision))
     samples = out.reshape(*out.shape[:2], -1)
     scale = 1.0 if x_scale is None else x_scale
     _cpu.network_forward(banks, program, values, scale, index[None], precision == "bf16", samples)

@@ -6,29 +6,16 @@ samples) x columns (features, or those of a channel) of one slot.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
 import triton
 import triton.language as tl
 
-from evokern.backends.device import Block, current_device
 from evokern.backends.triton.activation import activate
 from evokern.backends.triton.dense import parameter, parameter_arguments, widened
-from evokern.backends.triton.launch import (
-    BIG_TILES,
-    Parameter,
-    Pointer,
-    Samples,
-    launch,
-    pointer,
-    strides,
-)
-from evokern.network import ACTIVATIONS
+from evokern.backends.triton.launch import BIG_TILES, Parameter, Samples, launch
 
 # Elements of a tile. Threads have four of the bytes, and so four floats to store together.
 ELEMENTS = 1 << 16 if BIG_TILES else 1024
@@ -367,42 +354,4 @@ def affine(
         CODE=code,
         ROWS=tile.rows,
         COLUMNS=tile.columns,
-    )
-
-
-def affine_arrays(
-    x: Any, scale: Any, shift: Any, *, index: npt.NDArray[np.int32], out: Any
-) -> None:
-    """See ``ops.affine``."""
-    block = Block()
-    rows = block.add(index)
-    of_slots = Pointer(block.place(current_device()) + rows, "int32")
-    slots, samples, channels, length = x.shape
-    x_slot, x_sample, x_channel, _ = strides(x)
-    out_slot, out_sample, out_channel, _ = strides(out)
-    affine(
-        Samples(pointer(x), x_slot, x_sample),
-        Parameter(pointer(scale), strides(scale)[0], of_slots),
-        Parameter(pointer(shift), strides(shift)[0], of_slots),
-        Samples(pointer(out), out_slot, out_sample),
-        slots=slots,
-        samples=samples,
-        channels=channels,
-        length=length,
-        code=ACTIVATIONS.index("identity"),
-        slope=0.0,
-        x_channel=x_channel,
-        out_channel=out_channel,
-    )
-
-
-def residual_arrays(x: Any, y: Any, *, activation: str, negative_slope: float, out: Any) -> None:
-    """See ``ops.residual``."""
-    add(
-        *(Samples(pointer(array), 0, 0) for array in (x, y, out)),
-        slots=1,
-        samples=1,
-        features=math.prod(x.shape),
-        code=ACTIVATIONS.index(activation),
-        slope=negative_slope,
     )

@@ -79,6 +79,25 @@ def _allocate(device: Device, count: int) -> Any:
         ) from error
 
 
+def add_fault(block: Block, rows: int) -> int:
+    """Offset of the int64 in which kernels leave the least number of what they find wrong.
+
+    Numbers below ``rows`` are those of wrong rows; ``rows`` stands for anything else.
+    """
+    return block.add(np.array([rows + 1], np.int64))
+
+
+def fault_found(device: Device, address: int, rows: int) -> int:
+    """What kernels left at the address of `add_fault`.
+
+    -1: nothing is wrong, or the device is not checked, so that nobody waits for it to look.
+    """
+    if not device.checked:
+        return -1
+    first = int(np.frombuffer(device.native.download(address, 8, device.stream), np.int64)[0])
+    return -1 if first > rows else first
+
+
 class Block:
     """Small arrays of the host, and room for scratch, as one piece of the device's memory.
 

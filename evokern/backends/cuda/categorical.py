@@ -4,21 +4,16 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
-
-from evokern.backends.device import Block, Device, current_device
+from evokern.backends.device import Block, add_fault, current_device, fault_found
 
 
 def nes_sample(probabilities: Any, *, mask: Any | None, seed: int, step: int, out: Any) -> int:
-    """See ``ops.nes_sample``.
-
-    Returns what ``reference.categorical`` does where the device is checked, otherwise -1.
-    """
+    """See ``ops.nes_sample``; returns what ``fault_found`` does, rows being distributions."""
     device, block = current_device(), Block()
-    fault = _add_fault(block, probabilities)
+    fault = add_fault(block, probabilities.shape[0])
     base = block.place(device)
     device.native.nes_sample(probabilities, mask, out, base + fault, seed, step, device.stream)
-    return _found(device, base + fault, probabilities)
+    return fault_found(device, base + fault, probabilities.shape[0])
 
 
 def nes_update(
@@ -34,7 +29,7 @@ def nes_update(
 ) -> int:
     """See ``ops.nes_update``; returns what ``nes_sample`` does."""
     device, block = current_device(), Block()
-    fault = _add_fault(block, probabilities)
+    fault = add_fault(block, probabilities.shape[0])
     utilities = block.room(losses.shape[0] * 4)
     base = block.place(device)
     device.native.nes_update(
@@ -50,16 +45,4 @@ def nes_update(
         keep_minimum,
         device.stream,
     )
-    return _found(device, base + fault, probabilities)
-
-
-def _add_fault(block: Block, probabilities: Any) -> int:
-    """Offset of the number that kernels make smaller where they find a fault."""
-    return block.add(np.array([probabilities.shape[0] + 1], np.int64))
-
-
-def _found(device: Device, fault: int, probabilities: Any) -> int:
-    if not device.checked:
-        return -1
-    first = int(np.frombuffer(device.native.download(fault, 8, device.stream), np.int64)[0])
-    return -1 if first > probabilities.shape[0] else first
+    return fault_found(device, base + fault, probabilities.shape[0])

@@ -13,7 +13,7 @@ import numpy as np
 import triton
 import triton.language as tl
 
-from evokern.backends.device import Block, Device, current_device
+from evokern.backends.device import Block, add_fault, current_device, fault_found
 from evokern.backends.triton.launch import BIG_TILES, Pointer, launch, strides
 from evokern.backends.triton.random import NES, draw_words
 
@@ -41,12 +41,9 @@ _TILES = (
 
 
 def nes_sample(probabilities: Any, *, mask: Any | None, seed: int, step: int, out: Any) -> int:
-    """See ``ops.nes_sample``.
-
-    Returns what ``reference.categorical`` does where the device is checked, otherwise -1.
-    """
+    """See ``ops.nes_sample``; returns what ``fault_found`` does, rows being distributions."""
     device, block = current_device(), Block()
-    fault = _add_fault(block, probabilities)
+    fault = add_fault(block, probabilities.shape[0])
     base = block.place(device)
     (count, choices), samples = probabilities.shape, out.shape[0]
     rows = max(4, min(triton.next_power_of_2(count), _TILES.sample_rows))
@@ -61,7 +58,7 @@ def nes_sample(probabilities: Any, *, mask: Any | None, seed: int, step: int, ou
         ROWS=rows,
         SAMPLES=height,
     )
-    return _found(device, base + fault, probabilities)
+    return fault_found(device, base + fault, probabilities.shape[0])
 
 
 @triton.jit(do_not_specialize=["samples", "seed", "step"])
@@ -130,7 +127,7 @@ def nes_update(
 ) -> int:
     """See ``ops.nes_update``; returns what ``nes_sample`` does."""
     device, block = current_device(), Block()
-    fault = _add_fault(block, probabilities)
+    fault = add_fault(block, probabilities.shape[0])
     (count, choices), samples = probabilities.shape, losses.shape[0]
     room = block.room(samples * 4)
     base = block.place(device)
@@ -157,7 +154,7 @@ def nes_update(
         CHOICES=width,
         registers=64,
     )
-    return _found(device, base + fault, probabilities)
+    return fault_found(device, base + fault, probabilities.shape[0])
 
 
 @triton.jit(do_not_specialize=["samples"])
@@ -330,15 +327,3 @@ def _sampling_weight(p):
 
 def _mask_arguments(mask: Any | None) -> tuple[Any, int]:
     return (None, 0) if mask is None else (mask, strides(mask)[0])
-
-
-def _add_fault(block: Block, probabilities: Any) -> int:
-    """Offset of the number that kernels make smaller where they find a fault."""
-    return block.add(np.array([probabilities.shape[0] + 1], np.int64))
-
-
-def _found(device: Device, fault: int, probabilities: Any) -> int:
-    if not device.checked:
-        return -1
-    first = int(np.frombuffer(device.native.download(fault, 8, device.stream), np.int64)[0])
-    return -1 if first > probabilities.shape[0] else first

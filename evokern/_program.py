@@ -17,6 +17,8 @@ U32 = npt.NDArray[np.uint32]
 
 START_INIT, START_COPY, START_CROSSOVER = range(3)
 
+_SCRATCH_GENES = 64  # rows of scratch begin at multiples of these, so that 16-byte accesses fit
+
 
 @dataclass(frozen=True, eq=False)
 class Program:
@@ -52,6 +54,20 @@ class Program:
     def independent(self) -> bool:
         """Whether no run reads what another one wrote."""
         return bool((self.start == START_INIT).all())
+
+    @property
+    def weights(self) -> F32:
+        """The parents' shares in arithmetic crossover: float32 [R], 1/R each if not given."""
+        if self.recipe.weights is not None:
+            return np.array(self.recipe.weights, np.float32)
+        parents = self.crossed.shape[1]
+        # Without parents there is no crossover, and nobody reads the weights.
+        return np.full(parents, np.float32(1) / np.float32(max(1, parents)), np.float32)
+
+    @staticmethod
+    def scratch_stride(genes: int) -> int:
+        """Genes from one row of scratch to the next."""
+        return -(-genes // _SCRATCH_GENES) * _SCRATCH_GENES
 
 
 def compile_program(lineages: Lineages) -> Program:

@@ -114,17 +114,12 @@ def mutate_sigma(
 def replay(program: Program, layout: GenomeLayout, *, out: F32) -> None:
     """See ``ops.replay``."""
     recipe = program.recipe
-    weights = None
-    if recipe.kind == "arithmetic":
-        parents = program.crossed.shape[1]
-        equal = np.float32(1) / np.float32(max(1, parents))
-        weights = np.array(recipe.weights or [equal] * parents, np.float32)
     _cpu.replay(
         program,
         out,
         _parts(layout),
         init_scales(recipe.scheme, layout),
-        weights,
+        program.weights if recipe.kind == "arithmetic" else None,
         INIT_SCHEMES.index(recipe.scheme),
         CROSSOVER_KINDS.index(recipe.kind),
         DISTRIBUTIONS.index(recipe.distribution),

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
-
 from evokern._program import Program
 from evokern.backends.device import Block, current_device
 from evokern.backends.parts import gene_parts
@@ -13,7 +11,6 @@ from evokern.layout import GenomeLayout
 from evokern.rules import CROSSOVER_KINDS, DISTRIBUTIONS, INIT_SCHEMES, bernoulli_threshold
 
 _ARRAYS = ("start", "source", "target", "first_step", "crossed", "generation", "number", "sigma")
-_ROW_GENES = 64  # rows of scratch begin at multiples of these, so that 16-byte accesses fit
 
 
 def replay(program: Program, layout: GenomeLayout, *, out: Any) -> None:
@@ -21,17 +18,13 @@ def replay(program: Program, layout: GenomeLayout, *, out: Any) -> None:
     recipe = program.recipe
     device, block = current_device(), Block()
     parts = gene_parts(layout, recipe.scheme)
-    parents = program.crossed.shape[1]
-    # Without parents there is no crossover, and nobody reads the weights.
-    equal = np.float32(1) / np.float32(max(1, parents))
-    weights = np.array(recipe.weights or [equal] * parents, np.float32)
-    segment = -(-layout.size // _ROW_GENES) * _ROW_GENES
+    stride = program.scratch_stride(layout.size)
     columns = int(parts["outputs"][parts["content"] == 0].sum())
     founders = program.founders if recipe.scheme == "unit_rows" else 0
 
     offsets = {name: block.add(getattr(program, name)) for name in _ARRAYS}
-    offsets |= {"parts": block.add(parts), "weights": block.add(weights)}
-    offsets["scratch"] = block.room(program.scratch_rows * segment * 4)
+    offsets |= {"parts": block.add(parts), "weights": block.add(program.weights)}
+    offsets["scratch"] = block.room(program.scratch_rows * stride * 4)
     offsets["lengths"] = block.room(founders * columns * 4)
     base = block.place(device)
     arrays = {name: base + offset for name, offset in offsets.items()}
@@ -41,11 +34,11 @@ def replay(program: Program, layout: GenomeLayout, *, out: Any) -> None:
         out,
         arrays,
         len(program.start),
-        parents,
+        program.crossed.shape[1],
         len(parts),
         columns,
         program.independent,
-        segment,
+        stride,
         INIT_SCHEMES.index(recipe.scheme),
         CROSSOVER_KINDS.index(recipe.kind),
         DISTRIBUTIONS.index(recipe.distribution),

@@ -61,6 +61,7 @@ SCALE = tl.constexpr(6)
 CONSTANT = tl.constexpr(7)
 COLUMNS = tl.constexpr(8)
 
+CERTAIN = 1 << 32  # the threshold of what happens whatever the word
 TILE_GENES = 1 << 19 if BIG_TILES else 512  # a Philox block for each of 128 threads
 
 
@@ -97,6 +98,11 @@ def crossover_code(kind: str, parents: int, crossed: int) -> int:
     if parents < 2 or (crossed == 0 and kind != "arithmetic"):
         kind = "none"
     return CROSSOVER_KINDS.index(kind)
+
+
+def last_word(threshold: int) -> int:
+    """The largest word for which an event happens; of one that never does, nobody asks."""
+    return max(threshold, 1) - 1
 
 
 class PartTable:

@@ -12,6 +12,7 @@ import triton.language as tl
 from evokern._program import START_COPY, START_CROSSOVER, START_INIT, Program
 from evokern.backends.device import Block, current_device
 from evokern.backends.triton.genes import (
+    CERTAIN,
     NONE,
     ROWS,
     PartTable,
@@ -20,6 +21,7 @@ from evokern.backends.triton.genes import (
     genome_of,
     init_distribution,
     init_genes,
+    last_word,
     load_genes,
     mutate,
     parts_of_tile,
@@ -38,9 +40,7 @@ _INIT = tl.constexpr(START_INIT)
 _COPY = tl.constexpr(START_COPY)
 _CROSSOVER = tl.constexpr(START_CROSSOVER)
 
-_ROW_GENES = 64  # rows of scratch begin at multiples of these, so that 16-byte accesses fit
 _LONG = 128  # genes
-_ALWAYS = 1 << 32
 
 
 def replay(program: Program, layout: GenomeLayout, *, out: Any) -> None:
@@ -51,10 +51,7 @@ def replay(program: Program, layout: GenomeLayout, *, out: Any) -> None:
     tiles = _tiles_of_runs(program, shape.slots)
     parents = program.crossed.shape[1]
     crossed, mutated = bernoulli_threshold(recipe.rate), bernoulli_threshold(recipe.mutation_rate)
-    segment = -(-genes // _ROW_GENES) * _ROW_GENES
-    # Without parents there is no crossover, and nobody reads the weights.
-    equal = np.float32(1) / np.float32(max(1, parents))
-    weights = np.array(recipe.weights or [equal] * parents, np.float32)
+    stride = program.scratch_stride(genes)
     initial = program.start == START_INIT
     founders = program.number[program.first_step[:-1][initial]]
 
@@ -69,7 +66,7 @@ def replay(program: Program, layout: GenomeLayout, *, out: Any) -> None:
         "generation": program.generation,
         "number": program.number,
         "sigma": program.sigma,
-        "weights": weights,
+        "weights": program.weights,
         "founders": founders,
     }
     offsets = {name: block.add(array) for name, array in arrays.items()}
@@ -77,7 +74,7 @@ def replay(program: Program, layout: GenomeLayout, *, out: Any) -> None:
     columns = 0
     if recipe.scheme == "unit_rows":
         units, lengths, columns = unit_lengths_room(block, layout, len(founders))
-    scratch = block.room(program.scratch_rows * segment * 4)
+    scratch = block.room(program.scratch_rows * stride * 4)
     base = block.place(current_device())
     at = {name: Pointer(base + offsets[name], arrays[name].dtype.name) for name in arrays}
     scratch_after = (base + scratch - pointer(out).address) // 4
@@ -89,17 +86,17 @@ def replay(program: Program, layout: GenomeLayout, *, out: Any) -> None:
     launch(
         replay_kernel,
         -(-genes // shape.genes) * (len(tiles) - 1 if program.independent else 1),
-        *(out, strides(out)[0], outputs, scratch_after, segment, genes),
+        *(out, strides(out)[0], outputs, scratch_after, stride, genes),
         *(at["tiles"], len(tiles) - 1, at["start"], at["source"], at["target"], at["first_step"]),
         *(at["crossed"], at["weights"], at["generation"], at["number"], at["sigma"]),
         *(*parts.at(base), lengths_at, columns),
-        *(recipe.seed, max(crossed, 1) - 1, max(mutated, 1) - 1),
+        *(recipe.seed, last_word(crossed), last_word(mutated)),
         KIND=crossover_code(recipe.kind, parents, crossed),
         PARENTS=parents,
         INIT_DISTRIBUTION=init_distribution(recipe.scheme),
         DISTRIBUTION=DISTRIBUTIONS.index(recipe.distribution),
         MUTATES=mutated != 0,
-        ALL_GENES=mutated == _ALWAYS,
+        ALL_GENES=mutated == CERTAIN,
         INDEPENDENT=program.independent,
         **shape.constants,
         registers=96,

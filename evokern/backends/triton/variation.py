@@ -13,6 +13,7 @@ from evokern.backends.device import Block, current_device
 from evokern.backends.triton.activation import exp
 from evokern.backends.triton.genes import (
     ARITHMETIC,
+    CERTAIN,
     NONE,
     ROWS,
     PartTable,
@@ -20,6 +21,7 @@ from evokern.backends.triton.genes import (
     genome_of,
     init_distribution,
     init_genes,
+    last_word,
     load_genes,
     mutate,
     parts_of_tile,
@@ -38,7 +40,6 @@ from evokern.rules import DISTRIBUTIONS, bernoulli_threshold
 F32 = npt.NDArray[np.float32]
 I32 = npt.NDArray[np.int32]
 
-_ALWAYS = 1 << 32
 _SIGMAS = 1 << 14 if BIG_TILES else 128
 
 
@@ -132,12 +133,12 @@ def crossover_mutate(
         *(genomes, strides(genomes)[0], out, strides(out)[0], slots, genes),
         *(_pointer(base, offset, dtype) for offset, dtype in pairs),
         *((None, None) if parts is None else parts.at(base)),
-        *(seed, generation, first, max(crossed, 1) - 1, max(mutated, 1) - 1),
+        *(seed, generation, first, last_word(crossed), last_word(mutated)),
         KIND=code,
         PARENTS=1 if code == NONE.value else count,
         DISTRIBUTION=DISTRIBUTIONS.index(distribution),
         MUTATES=mutated != 0,
-        ALL_GENES=mutated == _ALWAYS,
+        ALL_GENES=mutated == CERTAIN,
         **shape.constants,
     )
 

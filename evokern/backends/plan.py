@@ -25,6 +25,7 @@ from evokern.backends.steps import (
     CONV,
     ELMAN,
     Program,
+    Step,
     compile_steps,
 )
 from evokern.layers import Affine, Conv2d, Dense, Elman, Layer, Residual, shapes_along
@@ -40,9 +41,6 @@ _INPUT, _OUT = 0, 1
 
 _ALIGNMENT = 256  # bytes
 _RESULT_BYTES = 8  # loss and correctness of a sample
-
-# Columns of Program.table that matter here.
-_KIND, _OUTPUTS, _SOURCE, _OTHER, _TARGET, _LENGTH, _WHOLE = 0, 3, 4, 5, 6, 17, 18
 
 
 @dataclass(frozen=True, eq=False)
@@ -163,7 +161,7 @@ def make_plan(
     fused: bool,
 ) -> Plan:
     program = compile_steps(layers, input_shape, tiles=False, bias_apart=bias_apart)
-    table = program.table.tolist()
+    steps = program.steps
     kept, output = _values(program)
     fused_step = -1
     if fused:  # the dense layers behind the head
@@ -175,10 +173,10 @@ def make_plan(
     places = _Places()
     copy = -1
     # Convolutions read bytes as they are.
-    reads_floats = any(0 in read and table[number][_KIND] != CONV for number, *read in kept)
+    reads_floats = any(0 in read and steps[number].kind != CONV for number, *read in kept)
     if of_bytes and (reads_floats or (output == 0 and not fused)):
         copy = places.take(math.prod(input_shape), not shared)
-    states = [table[number][_OUTPUTS] for number, _, _ in kept if _alternates(table[number])]
+    states = [steps[number].outputs for number, _, _ in kept if _alternates(steps[number])]
     state = places.take(max(states), True) if states else -1
     place_of = [_INPUT if copy < 0 else copy]
     routes = []
@@ -186,7 +184,7 @@ def make_plan(
         if i + 1 == output and i >= head and not loss and not fused:
             target = _OUT
         else:
-            target = places.take(table[number][_OUTPUTS], i >= head)
+            target = places.take(steps[number].outputs, i >= head)
         place_of.append(target)
         routes.append((number, place_of[source], place_of[other], target))
         for value in {source, other}:
@@ -218,19 +216,19 @@ def _values(program: Program) -> tuple[list[tuple[int, int, int]], int]:
     """
     kept: list[tuple[int, int, int]] = []
     held = {0: 0}
-    for number, row in enumerate(program.table.tolist()):
-        source = held[row[_SOURCE]]
-        if row[_KIND] in (CHANNELS_FIRST, CHANNELS_LAST):
-            held[row[_TARGET]] = source
+    for number, step in enumerate(program.steps):
+        source = held[step.source]
+        if step.kind in (CHANNELS_FIRST, CHANNELS_LAST):
+            held[step.target] = source
             continue
-        kept.append((number, source, held[row[_OTHER]] if row[_KIND] == ADD else source))
-        held[row[_TARGET]] = len(kept)
+        kept.append((number, source, held[step.other] if step.kind == ADD else source))
+        held[step.target] = len(kept)
     return kept, held[program.output_buffer]
 
 
-def _alternates(row: list[int]) -> bool:
+def _alternates(step: Step) -> bool:
     """Whether states before the last have no place in the step's output."""
-    return row[_KIND] == ELMAN and not row[_WHOLE] and row[_LENGTH] > 1
+    return step.kind == ELMAN and not step.whole_sequence and step.length > 1
 
 
 def _layout(

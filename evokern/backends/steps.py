@@ -109,14 +109,15 @@ class Step:
 
 @dataclass(frozen=True, eq=False)
 class Program:
-    """What ``evokern._cpu`` runs.
+    """A network as a flat list of steps, for all back ends.
 
-    ``table`` int64 [steps, fields], ``slopes`` float32 [steps], ``places`` int32,
-    ``buffer_features`` int64 [buffers]: floats per sample; buffer 0 is the input. The head, steps
-    without parameters, ends in ``head_buffer``; images come before ``flat_step``.
+    ``table`` int64 [steps, fields] and ``slopes`` float32 [steps] are ``steps`` as C++ reads them.
+    ``places`` int32, ``buffer_features`` int64 [buffers]: floats per sample; buffer 0 is the input.
+    The head, steps without parameters, ends in ``head_buffer``; images come before ``flat_step``.
     """
 
     tiles: bool
+    steps: tuple[Step, ...]
     table: npt.NDArray[np.int64]
     slopes: npt.NDArray[np.float32]
     places: npt.NDArray[np.int32]
@@ -181,10 +182,12 @@ def _program(
     **fields: int,
 ) -> Program:
     rows = [step.row() for step in steps]
+    slopes = np.array([step.slope for step in steps], np.float32)
     return Program(
         tiles,
+        tuple(replace(s, slope=slope) for s, slope in zip(steps, slopes.tolist(), strict=True)),
         np.array(rows, np.int64).reshape(len(rows), len(Step(ACTIVATION).row())),
-        np.array([step.slope for step in steps], np.float32),
+        slopes,
         np.concatenate([np.zeros(1, np.int32), *places]).astype(np.int32),
         np.array(buffer_features, np.int64),
         **fields,

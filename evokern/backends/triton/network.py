@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, fields, replace
-from functools import lru_cache
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -21,7 +20,6 @@ from evokern.backends.steps import (
     ELMAN,
     GLOBAL_AVG_POOL,
     MAX_POOL,
-    Program,
     Step,
 )
 from evokern.backends.triton.conv import conv2d
@@ -128,23 +126,6 @@ def layers_forward(
         run.outputs()
 
 
-@lru_cache(maxsize=256)
-def _steps_of(program: Program) -> tuple[Step, ...]:
-    """The steps that `compile_steps` wrote into the table."""
-    shapes = [(f.name, f.default) for f in fields(Step) if f.name != "slope"]
-    steps = []
-    for row, slope in zip(program.table.tolist(), program.slopes.tolist(), strict=True):
-        numbers = iter(row)
-        values: dict[str, Any] = {
-            name: tuple(next(numbers) for _ in default)
-            if isinstance(default, tuple)
-            else next(numbers)
-            for name, default in shapes
-        }
-        steps.append(Step(**values, slope=slope))
-    return tuple(steps)
-
-
 @dataclass(frozen=True, slots=True)
 class _Wanted:
     """Labels or targets of ``network_loss``, what belongs to them, and the results."""
@@ -168,7 +149,6 @@ class _Call:
     """
 
     plan: Plan
-    steps: tuple[Step, ...]
     banks: tuple[Parameter, ...]
     x: Samples
     x_scale: float
@@ -214,7 +194,6 @@ class _Call:
         slots = index.shape[1]
         return _Call(
             plan,
-            _steps_of(plan.program),
             tuple(
                 # One row of the index for each bank, or one for all.
                 Parameter(
@@ -297,7 +276,7 @@ class _Run:
 
     def run(self, routes: npt.NDArray[np.int64]) -> None:
         for number, source, other, target in routes.tolist():
-            self.step(self.call.steps[number], *map(self.at, (source, other, target)))
+            self.step(self.call.plan.program.steps[number], *map(self.at, (source, other, target)))
 
     def step(self, step: Step, x: Samples, other: Samples, out: Samples) -> None:
         sizes = {"slots": self.slots, "samples": self.call.samples}
@@ -320,7 +299,7 @@ class _Run:
                 image=step.image[1:],
                 out_image=step.out_image[1:],
                 largest=step.kind == MAX_POOL,
-                count_include_pad=bool(step.count_include_pad),
+                count_include_pad=step.count_include_pad,
             )
         elif step.kind == ADD:
             add(x, other, out, **sizes, features=step.outputs, code=code, slope=slope)
@@ -401,7 +380,7 @@ class _Run:
         """The dense layers behind the head."""
         call = self.call
         assert call.tile
-        steps = call.steps[call.plan.fused_step :]
+        steps = call.plan.program.steps[call.plan.fused_step :]
         fused_layers(
             self.at(call.plan.output),
             [

@@ -243,9 +243,10 @@ def test_slots_run_in_as_few_pieces_in_the_workspace_asked_for(
     controls = -(-4 * len(network.layout.blocks) * slots // 256) * 256 + -(-4 * slots // 256) * 256
     asked = ops.workspace_bytes(network, slots, count) - controls
     for loss in (False, True):
-        rest = (slots, count, True, False, loss, False)
-        one = plan.make_plan(network.layers, network.input_shape, *rest, most, False)
-        two = plan.make_plan(network.layers, network.input_shape, *rest, asked, False)
+        whole = (network.layers, network.input_shape, slots, count)
+        rest = {"shared": True, "of_bytes": False, "bias_apart": False, "fused": False}
+        one = plan.make_plan(*whole, loss=loss, limit=most, **rest)
+        two = plan.make_plan(*whole, loss=loss, limit=asked, **rest)
         assert two.slots >= one.slots
         assert two.bytes <= asked
 

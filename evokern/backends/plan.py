@@ -74,7 +74,16 @@ def plan_bytes(network: Network, slots: int, samples: int, *, shared: bool, of_b
     layers, shape = network.layers, network.input_shape
     plans = (
         make_plan(
-            layers, shape, slots, samples, shared, of_bytes, loss, False, WORKSPACE_BYTES, False
+            layers,
+            shape,
+            slots,
+            samples,
+            shared=shared,
+            of_bytes=of_bytes,
+            loss=loss,
+            bias_apart=False,
+            limit=WORKSPACE_BYTES,
+            fused=False,
         )
         for loss in (False, True)
     )
@@ -105,9 +114,17 @@ def plan_for(
         limit = WORKSPACE_BYTES
     else:  # beside index and classes
         limit = max(0, limit - _aligned(index.nbytes) - _aligned(4 * slots))
-    shared = axes == 1
     return make_plan(
-        layers, input_shape, slots, samples, shared, of_bytes, loss, bias_apart, limit, fused
+        layers,
+        input_shape,
+        slots,
+        samples,
+        shared=axes == 1,
+        of_bytes=of_bytes,
+        loss=loss,
+        bias_apart=bias_apart,
+        limit=limit,
+        fused=fused,
     )
 
 
@@ -153,6 +170,7 @@ def make_plan(
     input_shape: tuple[int, ...],
     slots: int,
     samples: int,
+    *,
     shared: bool,
     of_bytes: bool,
     loss: bool,
@@ -160,6 +178,17 @@ def make_plan(
     limit: int,
     fused: bool,
 ) -> Plan:
+    """Decides where what each step writes lies, and how many slots run at a time.
+
+    As many as ``limit`` bytes of workspace hold, one at least, in chunks of nearly one size. With
+    a shared batch the steps without parameters at the head run once for all of them.
+
+    Args:
+        of_bytes: whether x is uint8; it is copied as floats where a step needs that.
+        loss: whether losses follow; otherwise the last step writes to the caller's array.
+        bias_apart: see `compile_steps`.
+        fused: see `plan_for`.
+    """
     program = compile_steps(layers, input_shape, tiles=False, bias_apart=bias_apart)
     steps = program.steps
     kept, output = _values(program)

@@ -1,8 +1,8 @@
 """Whole networks on a device: which steps run in which order, and where what they write lies.
 
 Images lie channels first everywhere, so that the steps which reorder them fall away. What a step
-writes has a place in the workspace: of all slots that run at a time, or, where the batch is shared
-and no layer with parameters has come yet, one for all. A place is taken again once nobody reads it.
+writes has a buffer in the workspace: of all slots that run at a time, or, where the batch is shared
+and no layer with parameters has come yet, one for all. One is used again once nobody reads it.
 """
 
 from __future__ import annotations
@@ -34,9 +34,9 @@ from evokern.network import Network
 I64 = npt.NDArray[np.int64]
 
 WORKSPACE_BYTES = 1 << 30
-"""What the places of the slots that run at a time may take; one slot may take more."""
+"""What the buffers of the slots that run at a time may take; one slot may take more."""
 
-# Places of csrc/cuda/kernels.h.
+# Buffers that are the caller's arrays, as in csrc/cuda/kernels.h.
 _INPUT, _OUT = 0, 1
 
 _ALIGNMENT = 256  # bytes
@@ -47,10 +47,10 @@ _RESULT_BYTES = 8  # loss and correctness of a sample
 class Plan:
     """What the kernels' launches take beside the arrays (``csrc/cuda/layers.cu``, Triton's).
 
-    ``routes`` int64 [steps, 4]: number in the program; places that it reads, adds and writes; the
-    first ``head_routes`` run once for all slots. ``places`` int64 [*, 3]: offset in bytes, floats
-    from one sample to the next, whether every slot has one. ``output``, ``copy`` (of bytes as
-    floats) and ``state`` (of recurrent layers) are places, -1 for none; ``losses`` an offset.
+    ``routes`` int64 [steps, 4]: number in the program; buffers that it reads, adds and writes; the
+    first ``head_routes`` run once for all slots. ``places`` int64 [buffers, 3]: offset in bytes,
+    floats from one sample to the next, whether every slot has one. ``output``, ``copy`` (of bytes
+    as floats) and ``state`` (of recurrent layers) are buffers, -1 for none; ``losses`` an offset.
     ``fused_step``: from this step of the program on, one kernel that reads ``output``; -1: none.
     """
 
@@ -142,26 +142,26 @@ def dense_stack(layers: tuple[Layer, ...], input_shape: tuple[int, ...]) -> tupl
 
 
 @dataclass
-class _Places:
-    """Pieces of the workspace: floats of a sample, and whether every slot has one."""
+class _BufferPool:
+    """Buffers in the workspace: floats of a sample, and whether every slot has one."""
 
     features: list[int] = field(default_factory=lambda: [0, 0])
     per_slot: list[bool] = field(default_factory=lambda: [False, False])
     free: list[int] = field(default_factory=list)
 
-    def take(self, features: int, per_slot: bool) -> int:
-        for place in self.free:
-            if self.per_slot[place] == per_slot:
-                self.free.remove(place)
-                self.features[place] = max(self.features[place], features)
-                return place
+    def acquire(self, features: int, per_slot: bool) -> int:
+        for buffer in self.free:
+            if self.per_slot[buffer] == per_slot:
+                self.free.remove(buffer)
+                self.features[buffer] = max(self.features[buffer], features)
+                return buffer
         self.features.append(features)
         self.per_slot.append(per_slot)
         return len(self.features) - 1
 
-    def give_back(self, place: int) -> None:
-        if place not in (_INPUT, _OUT):
-            self.free.append(place)
+    def release(self, buffer: int) -> None:
+        if buffer not in (_INPUT, _OUT):
+            self.free.append(buffer)
 
 
 @lru_cache(maxsize=1024)
@@ -199,28 +199,28 @@ def make_plan(
         kept = kept[:output]
     head = sum(number < program.head_steps for number, _, _ in kept) if shared else 0
     last_reader = {v: i for i, (_, *read) in enumerate(kept) for v in read}
-    places = _Places()
+    buffers = _BufferPool()
     copy = -1
     # Convolutions read bytes as they are.
     reads_floats = any(0 in read and steps[number].kind != CONV for number, *read in kept)
     if of_bytes and (reads_floats or (output == 0 and not fused)):
-        copy = places.take(math.prod(input_shape), not shared)
+        copy = buffers.acquire(math.prod(input_shape), not shared)
     states = [steps[number].outputs for number, _, _ in kept if _alternates(steps[number])]
-    state = places.take(max(states), True) if states else -1
-    place_of = [_INPUT if copy < 0 else copy]
+    state = buffers.acquire(max(states), True) if states else -1
+    buffer_of = [_INPUT if copy < 0 else copy]
     routes = []
     for i, (number, source, other) in enumerate(kept):
         if i + 1 == output and i >= head and not loss and not fused:
             target = _OUT
         else:
-            target = places.take(steps[number].outputs, i >= head)
-        place_of.append(target)
-        routes.append((number, place_of[source], place_of[other], target))
+            target = buffers.acquire(steps[number].outputs, i >= head)
+        buffer_of.append(target)
+        routes.append((number, buffer_of[source], buffer_of[other], target))
         for value in {source, other}:
             if last_reader[value] == i:
-                places.give_back(place_of[value])
-    chunk, offsets, total = _layout(places, slots, samples, loss, limit)
-    strides = [_whole_fours(features) for features in places.features]
+                buffers.release(buffer_of[value])
+    chunk, offsets, total = _layout(buffers, slots, samples, loss, limit)
+    strides = [_whole_fours(features) for features in buffers.features]
     return Plan(
         program,
         slots=chunk,
@@ -228,8 +228,8 @@ def make_plan(
         inputs=math.prod(input_shape),
         routes=np.array(routes, np.int64).reshape(-1, 4),
         head_routes=head,
-        places=np.array([offsets[:-1], strides, places.per_slot], np.int64).T.copy(),
-        output=place_of[output],
+        places=np.array([offsets[:-1], strides, buffers.per_slot], np.int64).T.copy(),
+        output=buffer_of[output],
         copy=copy,
         state=state,
         losses=offsets[-1],
@@ -256,23 +256,23 @@ def _values(program: Program) -> tuple[list[tuple[int, int, int]], int]:
 
 
 def _alternates(step: Step) -> bool:
-    """Whether states before the last have no place in the step's output."""
+    """Whether the step's output has room for the last state only."""
     return step.kind == ELMAN and not step.whole_sequence and step.length > 1
 
 
 def _layout(
-    places: _Places, slots: int, samples: int, loss: bool, limit: int
+    buffers: _BufferPool, slots: int, samples: int, loss: bool, limit: int
 ) -> tuple[int, list[int], int]:
-    """Slots that run at a time, offsets of the places and of the losses, and all bytes."""
+    """Slots that run at a time, offsets of the buffers and of the losses, and all bytes."""
 
-    def size(place: int, chunk: int) -> int:
-        many = chunk if places.per_slot[place] else 1
-        return _aligned(4 * many * samples * _whole_fours(places.features[place]))
+    def size(buffer: int, chunk: int) -> int:
+        many = chunk if buffers.per_slot[buffer] else 1
+        return _aligned(4 * many * samples * _whole_fours(buffers.features[buffer]))
 
-    numbers = range(len(places.features))
+    numbers = range(len(buffers.features))
 
     def offsets(chunk: int) -> list[int]:
-        return list(accumulate((size(place, chunk) for place in numbers), initial=0))
+        return list(accumulate((size(buffer, chunk) for buffer in numbers), initial=0))
 
     def total(chunk: int) -> int:
         return offsets(chunk)[-1] + (_aligned(chunk * samples * _RESULT_BYTES) if loss else 0)

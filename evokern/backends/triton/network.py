@@ -32,7 +32,7 @@ from evokern.backends.triton.pool import pool
 from evokern.layers import Layer
 from evokern.network import Network
 
-# Places of the plan that are the caller's arrays.
+# Buffers of the plan that are the caller's arrays.
 _INPUT, _OUT = 0, 1
 
 
@@ -240,27 +240,27 @@ class _Run:
     first: int
     slots: int
 
-    def at(self, place: int) -> Samples:
-        """Where a place of the plan lies."""
+    def at(self, buffer: int) -> Samples:
+        """Where a buffer of the plan lies."""
         call = self.call
-        if place in (_INPUT, _OUT):
-            array = call.x if place == _INPUT else call.out
+        if buffer in (_INPUT, _OUT):
+            array = call.x if buffer == _INPUT else call.out
             assert array
             return replace(array, pointer=_moved(array.pointer, self.first * array.slot_stride))
-        offset, stride, per_slot = call.plan.places[place].tolist()
-        there = Pointer(call.memory + offset, "float32")
-        return Samples(there, call.samples * stride if per_slot else 0, stride)
+        offset, stride, per_slot = call.plan.places[buffer].tolist()
+        memory = Pointer(call.memory + offset, "float32")
+        return Samples(memory, call.samples * stride if per_slot else 0, stride)
 
-    def parameter(self, place: tuple[int, int]) -> Parameter:
+    def parameter(self, bank_and_offset: tuple[int, int]) -> Parameter:
         """Of a bank and an offset in its rows, counted from the first slot on."""
-        bank, offset = place
+        bank, offset = bank_and_offset
         whole = self.call.banks[bank]
         return Parameter(
             _moved(whole.pointer, offset), whole.stride, _moved(whole.rows, self.first)
         )
 
-    def parameter_or_none(self, place: tuple[int, int]) -> Parameter | None:
-        return self.parameter(place) if place[0] >= 0 else None
+    def parameter_or_none(self, bank_and_offset: tuple[int, int]) -> Parameter | None:
+        return self.parameter(bank_and_offset) if bank_and_offset[0] >= 0 else None
 
     def widen_bytes(self) -> None:
         call = self.call

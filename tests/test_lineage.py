@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 import evokern
 from evokern import ops
-from evokern._program import compile_program
+from evokern._replay_program import compile_replay
 from evokern.errors import ArgumentError, DtypeError, EvokernError, ShapeError
 from evokern.layout import DenseGenes, GenomeLayout
 from evokern.lineage import Lineages, Recipe, founders
@@ -100,7 +100,7 @@ def test_a_small_dag_is_replayed_step_by_step(kind: Any) -> None:
 
 def test_the_program_of_a_small_dag() -> None:
     """What is stored: founder 7 (crossed twice), 8, the mutant of 9, and the outputs."""
-    program = compile_program(small_dag())
+    program = compile_replay(small_dag())
     assert program.start.tolist() == [0, 0, 0, 2, 2]
     assert program.source.tolist() == [0, 1, 2, 0, 1]
     assert program.target.tolist() == [2, 3, 4, 0, 1]
@@ -117,14 +117,14 @@ def test_scratch_rows_are_used_again() -> None:
         lineages = lineages.offspring(
             i32([0, 1, 2, 3, 4, 5], [1, 2, 3, 4, 5, 0]), np.ones(6, F), generation=generation
         )
-    program = compile_program(lineages)
+    program = compile_replay(lineages)
     assert lineages.ancestors == 186
     assert len(program.target) == 186
     assert program.scratch_rows <= 12
 
 
 def test_a_chain_of_mutations_is_one_run_that_reads_nothing() -> None:
-    program = compile_program(bred(50, 4, crossed=0, mutated=1, chains=True))
+    program = compile_replay(bred(50, 4, crossed=0, mutated=1, chains=True))
     assert program.first_step.tolist() == [0, 1, 52, 103, 154]  # slot 0 is an elite
     assert (program.scratch_rows, program.independent) == (0, True)
 

@@ -19,8 +19,8 @@ CSRC = ROOT / "csrc"
 # Imports point to the same line or to one above. What is not named here (the command, testing,
 # helpers, evokern/__init__.py) stands below all others.
 LAYERS = [
-    "_version errors _values memory layout layers network lineage _program rules files interop"
-    " torch_modules _torch_layers _from_module _onnx_graph",
+    "_version errors _values memory layout layers network lineage _replay_program rules files"
+    " interop torch_modules _torch_layers _from_module _onnx_graph",
     "_cpu _cuda backends",
     "_table",
     "_devices _arrays _default _dispatch _checks",

@@ -13,11 +13,10 @@ import numpy as np
 import numpy.typing as npt
 
 from evokern import _cpu
-from evokern._program import Program
+from evokern._replay_program import ReplayProgram
 from evokern._values import integer
 from evokern.backends import one_layer
-from evokern.backends.steps import Program as NetworkProgram
-from evokern.backends.steps import compile_steps, use_tiles
+from evokern.backends.steps import NetworkProgram, compile_network, use_tiles
 from evokern.errors import BackendError
 from evokern.layers import ACTIVATIONS, Dense, Layer
 from evokern.layout import GENE_CONTENTS, GenomeLayout
@@ -111,7 +110,7 @@ def mutate_sigma(
     _cpu.mutate_sigma(sigma, out, tau, seed, generation, first)
 
 
-def replay(program: Program, layout: GenomeLayout, *, out: F32) -> None:
+def replay(program: ReplayProgram, layout: GenomeLayout, *, out: F32) -> None:
     """See ``ops.replay``."""
     recipe = program.recipe
     _cpu.replay(
@@ -201,7 +200,7 @@ def network_forward(
     """See ``ops.network_forward``."""
     samples = out.reshape(*out.shape[:2], -1)
     values = _flat(network.input_shape, x)
-    program = _program(network, values.shape[-2], _operand_channels(precision))
+    program = _program_for(network, values.shape[-2], _operand_channels(precision))
     scale = 1.0 if x_scale is None else x_scale
     _cpu.network_forward(banks, program, values, scale, index, precision == "bf16", samples)
 
@@ -225,7 +224,7 @@ def network_loss(
     values = _flat(network.input_shape, x)
     _cpu.network_loss(
         banks,
-        _program(network, values.shape[-2], _operand_channels(precision)),
+        _program_for(network, values.shape[-2], _operand_channels(precision)),
         values,
         1.0 if x_scale is None else x_scale,
         index,
@@ -259,7 +258,7 @@ def mutant_loss(
         index,
         first.bias,
         banks,
-        compile_steps(network.layers, network.input_shape, True),
+        compile_network(network.layers, network.input_shape, True),
         x,
         np.zeros((1, len(genes)), np.int32),
         y,
@@ -317,10 +316,10 @@ def _flat(input_shape: tuple[int, ...], x: npt.NDArray[Any]) -> npt.NDArray[Any]
 
 
 @lru_cache(maxsize=1024)
-def _program(network: Network, samples: int, operand_channels: int) -> NetworkProgram:
+def _program_for(network: Network, samples: int, operand_channels: int) -> NetworkProgram:
     layers, shape = network.layers, network.input_shape
     tiles = use_tiles(layers, shape, network.layout.size, samples)
-    return compile_steps(layers, shape, tiles, operand_channels=operand_channels)
+    return compile_network(layers, shape, tiles, operand_channels=operand_channels)
 
 
 def _operand_channels(precision: str) -> int:
@@ -342,7 +341,7 @@ def _layer_forward(
     banks = [_rows(bank) for bank in banks]
     values = _flat(input_shape, x)
     tiles = use_tiles(layers, input_shape, banks[0].shape[1], values.shape[-2])
-    program = compile_steps(layers, input_shape, tiles, True, _operand_channels(precision))
+    program = compile_network(layers, input_shape, tiles, True, _operand_channels(precision))
     samples = out.reshape(*out.shape[:2], -1)
     scale = 1.0 if x_scale is None else x_scale
     _cpu.network_forward(banks, program, values, scale, index[None], precision == "bf16", samples)

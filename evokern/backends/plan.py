@@ -24,9 +24,9 @@ from evokern.backends.steps import (
     CHANNELS_LAST,
     CONV,
     ELMAN,
-    Program,
+    NetworkProgram,
     Step,
-    compile_steps,
+    compile_network,
 )
 from evokern.layers import Affine, Conv2d, Dense, Elman, Layer, Residual, shapes_along
 from evokern.network import Network
@@ -54,7 +54,7 @@ class Plan:
     ``fused_step``: from this step of the program on, one kernel that reads ``output``; -1: none.
     """
 
-    program: Program
+    program: NetworkProgram
     slots: int
     shared: bool
     inputs: int
@@ -186,10 +186,10 @@ def make_plan(
     Args:
         of_bytes: whether x is uint8; it is copied as floats where a step needs that.
         loss: whether losses follow; otherwise the last step writes to the caller's array.
-        bias_apart: see `compile_steps`.
+        bias_apart: see `compile_network`.
         fused: see `plan_for`.
     """
-    program = compile_steps(layers, input_shape, tiles=False, bias_apart=bias_apart)
+    program = compile_network(layers, input_shape, tiles=False, bias_apart=bias_apart)
     steps = program.steps
     kept, output = _values(program)
     fused_step = -1
@@ -238,7 +238,7 @@ def make_plan(
     )
 
 
-def _values(program: Program) -> tuple[list[tuple[int, int, int]], int]:
+def _values(program: NetworkProgram) -> tuple[list[tuple[int, int, int]], int]:
     """Steps that do something, as (number, value read, value added), and the output's value.
 
     Value 0 is the input, value i + 1 what the i-th of these steps writes.

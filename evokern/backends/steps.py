@@ -108,7 +108,7 @@ class Step:
 
 
 @dataclass(frozen=True, eq=False)
-class Program:
+class NetworkProgram:
     """A network as a flat list of steps, for all back ends.
 
     ``table`` int64 [steps, fields] and ``slopes`` float32 [steps] are ``steps`` as C++ reads them.
@@ -131,13 +131,13 @@ class Program:
 
 
 @lru_cache(maxsize=256)
-def compile_steps(
+def compile_network(
     layers: tuple[Layer, ...],
     input_shape: Shape,
     tiles: bool,
     bias_apart: bool = False,
     operand_channels: int = 1,
-) -> Program:
+) -> NetworkProgram:
     """The program of a network; ``tiles`` only where ``use_tiles`` says so.
 
     ``bias_apart``: the bias of the one layer is a bank of its own. ``operand_channels``: how many
@@ -148,7 +148,7 @@ def compile_steps(
     steps, places = _tile_steps(layers, input_shape, operand_channels)
     outputs = math.prod(shapes_along(layers, input_shape)[-1])
     steps = _with_bias_apart(steps) if bias_apart else steps
-    return _program(steps, tiles=True, places=places, outputs=outputs)
+    return _network_program(steps, tiles=True, places=places, outputs=outputs)
 
 
 def use_tiles(layers: tuple[Layer, ...], input_shape: Shape, genes: int, samples: int) -> bool:
@@ -173,17 +173,17 @@ def _has_tiles(layers: tuple[Layer, ...], input_shape: Shape) -> bool:
     return max(sizes) <= most
 
 
-def _program(
+def _network_program(
     steps: Sequence[Step],
     *,
     tiles: bool,
     places: Sequence[npt.NDArray[np.int32]] = (),
     buffer_features: Sequence[int] = (0,),
     **fields: int,
-) -> Program:
+) -> NetworkProgram:
     rows = [step.row() for step in steps]
     slopes = np.array([step.slope for step in steps], np.float32)
-    return Program(
+    return NetworkProgram(
         tiles,
         tuple(replace(s, slope=slope) for s, slope in zip(steps, slopes.tolist(), strict=True)),
         np.array(rows, np.int64).reshape(len(rows), len(Step(ACTIVATION).row())),
@@ -311,7 +311,7 @@ class _SampleSteps:
     banks: int = 0
     flat: bool = False
 
-    def compile(self, layers: tuple[Layer, ...], bias_apart: bool) -> Program:
+    def compile(self, layers: tuple[Layer, ...], bias_apart: bool) -> NetworkProgram:
         self.features = [math.prod(self.input_shape)]
         image = len(self.input_shape) == 3 and self.input_shape[0] > 1
         value = _Value(0, self.input_shape, channels_first=image)
@@ -327,7 +327,7 @@ class _SampleSteps:
         images = [number for number, step in enumerate(self.steps) if step.kind == CONV]
         flat = range(images[-1] + 1 if images else 0, len(self.steps))
         first = (number for number in flat if self.steps[number].kind in (DENSE, ELMAN))
-        return _program(
+        return _network_program(
             self.steps,
             tiles=False,
             places=self.places,

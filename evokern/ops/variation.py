@@ -23,7 +23,7 @@ from evokern._checks import (
 )
 from evokern._devices import DeviceArray
 from evokern._dispatch import choose
-from evokern._program import compile_program
+from evokern._replay_program import compile_replay
 from evokern._values import finite, integer, non_negative, one_of, random_place, share
 from evokern.errors import DtypeError, ShapeError, message
 from evokern.layout import GenomeLayout
@@ -227,5 +227,5 @@ def replay(
     target = output(out, (len(lineages), layout.size), "[S, G]")
     compute = choose("replay", backend, "out", target)
     if target.size:
-        compute(compile_program(lineages), layout, out=target)
+        compute(compile_replay(lineages), layout, out=target)
     return out if out is not None else target

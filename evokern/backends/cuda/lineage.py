@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from evokern._program import Program
+from evokern._replay_program import ReplayProgram
 from evokern.backends.device import Block, current_device
 from evokern.backends.parts import gene_parts
 from evokern.layout import GenomeLayout
@@ -13,7 +13,7 @@ from evokern.rules import CROSSOVER_KINDS, DISTRIBUTIONS, INIT_SCHEMES, bernoull
 _ARRAYS = ("start", "source", "target", "first_step", "crossed", "generation", "number", "sigma")
 
 
-def replay(program: Program, layout: GenomeLayout, *, out: Any) -> None:
+def replay(program: ReplayProgram, layout: GenomeLayout, *, out: Any) -> None:
     """See ``ops.replay``."""
     recipe = program.recipe
     device, block = current_device(), Block()

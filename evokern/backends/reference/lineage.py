@@ -5,16 +5,16 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from evokern._program import START_COPY, START_INIT, Program
+from evokern._replay_program import START_COPY, START_INIT, ReplayProgram
 from evokern.backends.reference.variation import crossover_mutate, init_genomes
 from evokern.layout import GenomeLayout
 
 
-def replay(program: Program, layout: GenomeLayout, *, out: NDArray[np.float32]) -> None:
+def replay(program: ReplayProgram, layout: GenomeLayout, *, out: NDArray[np.float32]) -> None:
     """Runs the program.
 
     Args:
-        program: see ``evokern._program``.
+        program: see ``evokern._replay_program``.
         layout: where the genes belong.
         out: float32 [S, G].
     """
@@ -35,7 +35,7 @@ def replay(program: Program, layout: GenomeLayout, *, out: NDArray[np.float32]) 
             out[target] = genomes[0]
 
 
-def _founder(program: Program, layout: GenomeLayout, step: int) -> NDArray[np.float32]:
+def _founder(program: ReplayProgram, layout: GenomeLayout, step: int) -> NDArray[np.float32]:
     genome = np.empty((1, layout.size), np.float32)
     recipe, number = program.recipe, int(program.number[step])
     init_genomes(layout, seed=recipe.seed, scheme=recipe.scheme, first=number, out=genome)
@@ -43,7 +43,7 @@ def _founder(program: Program, layout: GenomeLayout, step: int) -> NDArray[np.fl
 
 
 def _child(
-    program: Program, layout: GenomeLayout, parents: NDArray[np.float32], step: int
+    program: ReplayProgram, layout: GenomeLayout, parents: NDArray[np.float32], step: int
 ) -> NDArray[np.float32]:
     """The child [1, G] of its parents [R, G], all of them in order."""
     recipe, count = program.recipe, len(parents)

@@ -9,7 +9,7 @@ import numpy.typing as npt
 import triton
 import triton.language as tl
 
-from evokern._program import START_COPY, START_CROSSOVER, START_INIT, Program
+from evokern._replay_program import START_COPY, START_CROSSOVER, START_INIT, ReplayProgram
 from evokern.backends.device import Block, current_device
 from evokern.backends.triton.genes import (
     CERTAIN,
@@ -43,7 +43,7 @@ _CROSSOVER = tl.constexpr(START_CROSSOVER)
 _LONG = 128  # genes
 
 
-def replay(program: Program, layout: GenomeLayout, *, out: Any) -> None:
+def replay(program: ReplayProgram, layout: GenomeLayout, *, out: Any) -> None:
     """See ``ops.replay``."""
     recipe = program.recipe
     outputs, genes = out.shape
@@ -103,7 +103,7 @@ def replay(program: Program, layout: GenomeLayout, *, out: Any) -> None:
     )
 
 
-def _shape(program: Program, genes: int) -> TileShape:
+def _shape(program: ReplayProgram, genes: int) -> TileShape:
     """Of runs after each other, a warp has few genes of one genome: their number is what overlaps.
 
     Short genomes go side by side.
@@ -114,7 +114,7 @@ def _shape(program: Program, genes: int) -> TileShape:
     return tile_shape(1, genes, _LONG)
 
 
-def _tiles_of_runs(program: Program, slots: int) -> npt.NDArray[np.int32]:
+def _tiles_of_runs(program: ReplayProgram, slots: int) -> npt.NDArray[np.int32]:
     """Where tiles of runs begin, and the end: up to ``slots`` runs that read nothing of each other.
 
     Scratch that one run reads last and another one of the tile writes is no matter: tiles load

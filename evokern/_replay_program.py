@@ -21,7 +21,7 @@ _SCRATCH_GENES = 64  # rows of scratch begin at multiples of these, so that 16-b
 
 
 @dataclass(frozen=True, eq=False)
-class Program:
+class ReplayProgram:
     """Runs, one after the other, each of which makes one genome that is stored.
 
     Genomes are stored for outputs, for parents of several children and for parents of crossovers;
@@ -70,7 +70,7 @@ class Program:
         return -(-genes // _SCRATCH_GENES) * _SCRATCH_GENES
 
 
-def compile_program(lineages: Lineages) -> Program:
+def compile_replay(lineages: Lineages) -> ReplayProgram:
     """The program whose outputs are the genomes of ``lineages``, in order."""
     lineages = lineages.pruned()
     table, wanted = lineages.table(), lineages.nodes
@@ -103,7 +103,7 @@ def compile_program(lineages: Lineages) -> Program:
     start = np.select([founder, copied], [START_INIT, START_COPY], START_CROSSOVER)
     final = last_reader < 0
     final[run_of[wanted[again]]] = False
-    return Program(
+    return ReplayProgram(
         lineages.recipe,
         outputs=outputs,
         scratch_rows=rows - outputs,

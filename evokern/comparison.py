@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from evokern.errors import ArgumentError, BackendError, message
-from evokern.metrics import Run
+from evokern.metrics import RunRecords
 
 F64 = npt.NDArray[np.float64]
 
@@ -57,7 +57,7 @@ class Group:
     """Runs that differ only in the seed, and what tells them from the other groups."""
 
     label: str
-    runs: tuple[Run, ...]
+    runs: tuple[RunRecords, ...]
 
 
 @dataclass(frozen=True)
@@ -113,7 +113,7 @@ def scipy_stats() -> Any:
     return stats
 
 
-def group_runs(runs: Sequence[Run], keys: Sequence[str] = ()) -> list[Group]:
+def group_runs(runs: Sequence[RunRecords], keys: Sequence[str] = ()) -> list[Group]:
     """Runs whose settings are equal but for the seed, or equal in ``keys`` if there are any.
 
     How often a run was recorded is no setting, nor is how its network was chosen at the end.
@@ -154,7 +154,7 @@ def flatten(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def metric_names(run: Run) -> list[str]:
+def metric_names(run: RunRecords) -> list[str]:
     """The numeric entries of a run's records, but for those that are the places of a curve."""
     places = ("generation", "iteration", "samples", "seconds", "cpu_seconds")
     named = _distinct(name for record in run.records for name in record)
@@ -197,20 +197,20 @@ def median_curve(group: Group, metric: str, x: X = "generation") -> Curve:
     return Curve(grid, median, q1, q3, len(curves))
 
 
-def last_value(run: Run, metric: str) -> float | None:
+def last_value(run: RunRecords, metric: str) -> float | None:
     """A run's last value of a metric, by which section 5.3 of the thesis compares runs, or None."""
     values = _points(run, metric, None)[1]
     return float(values[-1]) if len(values) else None
 
 
-def first_reached(run: Run, metric: str, level: float, x: X = "seconds") -> float | None:
+def first_reached(run: RunRecords, metric: str, level: float, x: X = "seconds") -> float | None:
     """Where the first record of a metric that is at least ``level`` stands, or None."""
     places, values = _points(run, metric, x)
     reached = places[values >= level]
     return float(reached[0]) if len(reached) else None
 
 
-def _points(run: Run, metric: str, x: X | None) -> tuple[F64, F64]:
+def _points(run: RunRecords, metric: str, x: X | None) -> tuple[F64, F64]:
     """Places and values float64 [N] of the records that have both; places 0, 1, ... for None."""
     places, values = [], []
     for i, record in enumerate(run.records):

@@ -50,7 +50,7 @@ def _line(record: dict[str, Any]) -> str:
 
 
 @dataclass(frozen=True)
-class Run:
+class RunRecords:
     """What a run folder tells: settings, records (oldest first), and the result when finished."""
 
     folder: Path
@@ -59,7 +59,7 @@ class Run:
     result: dict[str, Any] | None
 
 
-def read_run(folder: Path) -> Run:
+def read_run(folder: Path) -> RunRecords:
     """A run folder's ``config.json``, ``metrics.jsonl`` and, if there, ``result.json``.
 
     Raises CheckpointError if the folder is no run or has no records yet.
@@ -75,7 +75,7 @@ def read_run(folder: Path) -> Run:
     if not records:
         raise CheckpointError(f"{folder}: the run has no records yet")
     result = read_json(folder / RESULT) if (folder / RESULT).is_file() else None
-    return Run(folder, config, records, result)
+    return RunRecords(folder, config, records, result)
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:

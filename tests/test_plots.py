@@ -28,7 +28,7 @@ from evokern.comparison import (
     summarise,
 )
 from evokern.errors import ArgumentError, BackendError, CheckpointError, StorageError
-from evokern.metrics import MetricsFile, Run, read_metrics, read_run
+from evokern.metrics import MetricsFile, RunRecords, read_metrics, read_run
 from evokern.plots import plot_curve, plot_groups
 
 ACCURACY = "holdout_accuracy/best"
@@ -46,7 +46,7 @@ def run_of(values, name="run", step="generation", seconds=None, **config):
         }
         for i, value in enumerate(values)
     ]
-    return Run(Path(name), {"algorithm": "ea", "dataset": "mnist", **config}, records, None)
+    return RunRecords(Path(name), {"algorithm": "ea", "dataset": "mnist", **config}, records, None)
 
 
 def write_run(folder, run, result=None):

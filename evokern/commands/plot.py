@@ -12,7 +12,7 @@ import tyro
 
 from evokern.comparison import Group, X, first_reached, group_runs, summarise
 from evokern.errors import CheckpointError, message
-from evokern.metrics import CONFIG, METRICS, Run, read_metrics, read_run
+from evokern.metrics import CONFIG, METRICS, RunRecords, read_metrics, read_run
 from evokern.plots import plot_groups
 
 
@@ -64,7 +64,7 @@ def reached(group: Group, metric: str, level: float, x: X) -> str:
     return f"after {s.median:,.0f} {unit} ({s.minimum:,.0f} to {s.maximum:,.0f})"
 
 
-def find_runs(folders: Sequence[Path]) -> list[Run]:
+def find_runs(folders: Sequence[Path]) -> list[RunRecords]:
     """The runs in the folders, which are runs or hold runs up to two levels below; each once.
 
     Raises CheckpointError if there is none. Below a folder, runs without records are left out
@@ -72,7 +72,7 @@ def find_runs(folders: Sequence[Path]) -> list[Run]:
     """
     if not folders:
         raise CheckpointError(message("RUN", "at least one folder of a run", "none"))
-    found: dict[Path, Run] = {}
+    found: dict[Path, RunRecords] = {}
     for folder in folders:
         below = [] if (folder / CONFIG).exists() else _runs_below(folder)
         for path in below or [folder]:

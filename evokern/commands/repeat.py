@@ -30,7 +30,7 @@ from evokern.comparison import (
 )
 from evokern.errors import ArgumentError, CheckpointError, message
 from evokern.files import locked, make_folder
-from evokern.metrics import RESULT, Run, read_run
+from evokern.metrics import RESULT, RunRecords, read_run
 from evokern.plots import plot_groups
 
 METRIC = "holdout_accuracy/best"
@@ -126,7 +126,7 @@ def parse_variants(texts: Sequence[str], command: Sequence[str]) -> dict[str, tu
 def report(trials: Sequence[Trial], names: Sequence[str], out: Path) -> None:
     """Prints and writes the statistics of finished trials: summary.json and curves.png."""
     seeds: dict[str, list[int]] = {}
-    runs: dict[str, list[Run]] = {}
+    runs: dict[str, list[RunRecords]] = {}
     for trial in trials:
         seeds.setdefault(trial.variant, []).append(trial.seed)
         runs.setdefault(trial.variant, []).append(read_run(trial.folder))
@@ -190,14 +190,14 @@ def show(
     console.print("one-sided Mann-Whitney U tests of the last hold-out accuracy", table)
 
 
-def _holdout(run: Run) -> float:
+def _holdout(run: RunRecords) -> float:
     value = last_value(run, METRIC)
     if value is None:
         raise CheckpointError(f"{run.folder}: no record of {METRIC}")
     return value
 
 
-def _test(run: Run) -> float:
+def _test(run: RunRecords) -> float:
     value = (run.result or {}).get("test_accuracy")
     if value is None:
         raise CheckpointError(f"{run.folder}: no test_accuracy in {RESULT}")

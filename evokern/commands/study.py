@@ -25,7 +25,7 @@ from evokern.comparison import Group, last_value, mann_whitney, scipy_stats, sum
 from evokern.drivers.run import CHECKPOINTS, difference, plain
 from evokern.errors import ArgumentError, CheckpointError, message
 from evokern.files import locked, make_folder, remove
-from evokern.metrics import Run, read_run
+from evokern.metrics import RunRecords, read_run
 from evokern.plots import plot_boxes, plot_groups
 from evokern.studies import DEFAULTS, HOLDOUT, Cell, Claim, Study, flag, studies
 
@@ -101,7 +101,7 @@ def main(arguments: Sequence[str]) -> int:
         failed, stopped_by = run_trials(trials, command.jobs, after=settle)
         finished = all(trial.finished for trial in trials)
         if finished:
-            runs: dict[str, list[Run]] = {name: [] for name in cells}
+            runs: dict[str, list[RunRecords]] = {name: [] for name in cells}
             for trial in trials:
                 runs[trial.variant].append(read_run(trial.folder))
             for study in wanted:
@@ -172,7 +172,7 @@ def words_of(
     }
 
 
-def report(study: Study, runs: Mapping[str, Sequence[Run]], out: Path) -> None:
+def report(study: Study, runs: Mapping[str, Sequence[RunRecords]], out: Path) -> None:
     """Prints and writes what came out: FIGURE.json and FIGURE.png."""
     picture = out / f"{study.name}.png"
     draw(study, runs, picture)
@@ -196,7 +196,7 @@ def report(study: Study, runs: Mapping[str, Sequence[Run]], out: Path) -> None:
     print(f"numbers  {out / study.name}.json\npicture  {picture}")
 
 
-def draw(study: Study, runs: Mapping[str, Sequence[Run]], picture: Path) -> None:
+def draw(study: Study, runs: Mapping[str, Sequence[RunRecords]], picture: Path) -> None:
     """The figure."""
     if study.curves:
         groups = [Group(cell.column, tuple(runs[cell.name])) for cell in study.cells]
@@ -214,7 +214,7 @@ def metrics_of(study: Study) -> list[str]:
     return list(dict.fromkeys([HOLDOUT, *([study.curves] if study.curves else [])]))
 
 
-def last_values(runs: Sequence[Run], metric: str) -> list[float]:
+def last_values(runs: Sequence[RunRecords], metric: str) -> list[float]:
     """The runs' last values. Raises CheckpointError where one has none."""
     values = []
     for run in runs:
@@ -225,7 +225,7 @@ def last_values(runs: Sequence[Run], metric: str) -> list[float]:
     return values
 
 
-def tested(claim: Claim, runs: Mapping[str, Sequence[Run]]) -> dict[str, Any]:
+def tested(claim: Claim, runs: Mapping[str, Sequence[RunRecords]]) -> dict[str, Any]:
     """Each pair's medians and one-sided Mann-Whitney U test, and in how many it holds.
 
     ``gain`` is the relative difference of the medians (Table 5.2).

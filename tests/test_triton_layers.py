@@ -26,7 +26,7 @@ else:
     from evokern.backends.triton import loss as triton_loss
     from evokern.backends.triton import network as triton_network
     from evokern.backends.triton import pool as triton_pool
-    from evokern.backends.triton.elementwise import Tile
+    from evokern.backends.triton.elementwise import ElementTile
     from evokern.backends.triton.launch import Parameter, Pointer, Samples, pointer, strides
 SHAPES = [(1, 1, 1), (3, 5, 7), (2, 1, 257), (1, 33, 4), (17, 2, 64)]
 """Slots, samples, features."""
@@ -151,13 +151,13 @@ def test_residual(activation: str) -> None:
 
 def test_tiles(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(elementwise, "BIG_TILES", False)
-    assert elementwise.tile_for(1, 10**6, 1024) == Tile(1, 1024)
-    assert elementwise.tile_for(128, 512, 1024) == Tile(4, 256)
-    assert elementwise.tile_for(128, 512, 512) == Tile(2, 256)
-    assert elementwise.tile_for(128 * 64, 49, 1024) == Tile(16, 64)
-    assert elementwise.tile_for(128 * 64, 1, 512) == Tile(512, 1)
-    assert elementwise.tile_for(1, 257, 1024) == Tile(1, 1024)
-    assert Tile(16, 64).programs(17, 65) == 4
+    assert elementwise.element_tile(1, 10**6, 1024) == ElementTile(1, 1024)
+    assert elementwise.element_tile(128, 512, 1024) == ElementTile(4, 256)
+    assert elementwise.element_tile(128, 512, 512) == ElementTile(2, 256)
+    assert elementwise.element_tile(128 * 64, 49, 1024) == ElementTile(16, 64)
+    assert elementwise.element_tile(128 * 64, 1, 512) == ElementTile(512, 1)
+    assert elementwise.element_tile(1, 257, 1024) == ElementTile(1, 1024)
+    assert ElementTile(16, 64).programs(17, 65) == 4
 
 
 def test_axes_without_gaps_are_one() -> None:

@@ -12,7 +12,7 @@ import triton.language as tl
 
 from evokern.backends.triton.activation import activate
 from evokern.backends.triton.dense import (
-    Tile,
+    MatmulTile,
     add_dot,
     bias_of,
     interpreted_tile,
@@ -28,17 +28,34 @@ from evokern.backends.triton.launch import BIG_TILES, Parameter, Samples, launch
 
 # By precision: up to 16 channels out, up to 32, and more.
 TILES = {
-    "fp32": (Tile(16, 128, 16, 4, 3), Tile(32, 128, 16, 4, 3), Tile(64, 64, 16, 4, 3)),
-    "tf32": (Tile(16, 128, 32, 4, 3), Tile(32, 128, 32, 4, 3), Tile(64, 128, 32, 8, 3)),
-    "bf16": (Tile(16, 128, 32, 4, 3), Tile(32, 128, 32, 4, 3), Tile(64, 128, 32, 8, 3)),
+    "fp32": (
+        MatmulTile(128, 16, 16, 4, 3),
+        MatmulTile(128, 32, 16, 4, 3),
+        MatmulTile(64, 64, 16, 4, 3),
+    ),
+    "tf32": (
+        MatmulTile(128, 16, 32, 4, 3),
+        MatmulTile(128, 32, 32, 4, 3),
+        MatmulTile(128, 64, 32, 8, 3),
+    ),
+    "bf16": (
+        MatmulTile(128, 16, 32, 4, 3),
+        MatmulTile(128, 32, 32, 4, 3),
+        MatmulTile(128, 64, 32, 8, 3),
+    ),
 }
 
 
-def tile_for(channels: int, places: int, depth: int, precision: str) -> Tile:
-    """The tile for a product of this shape."""
+def conv_tile(places: int, channels: int, depth: int, precision: str) -> MatmulTile:
+    """The tile for a product of this shape: places in m, channels out in n."""
     if BIG_TILES:
-        return interpreted_tile(channels, 128, places, 1024, depth, 128)
-    return TILES[precision][(channels > 16) + (channels > 32)]
+        return interpreted_tile(places, 1024, channels, 128, depth, 128)
+    tiles = TILES[precision]
+    if channels <= 16:
+        return tiles[0]
+    if channels <= 32:
+        return tiles[1]
+    return tiles[2]
 
 
 @triton.jit
@@ -170,12 +187,12 @@ def conv2d(
     out_channels, out_height, out_width = out_image
     kernel_height, kernel_width, *window = geometry
     places = out_height * out_width
-    tile = tile_for(
-        out_channels, samples * places, channels * kernel_height * kernel_width, precision
+    tile = conv_tile(
+        samples * places, out_channels, channels * kernel_height * kernel_width, precision
     )
     scale, shift = affine or (None, None)
     side_by_side = slots_of_a_program(slots)
-    parts = triton.cdiv(samples * places, tile.columns) * triton.cdiv(out_channels, tile.rows)
+    parts = triton.cdiv(samples * places, tile.m) * triton.cdiv(out_channels, tile.n)
     launch(
         conv_kernel,
         triton.cdiv(slots, side_by_side) * parts,
@@ -205,9 +222,9 @@ def conv2d(
         CODE=code,
         PRECISION=precision,
         SLOTS=side_by_side,
-        BN=tile.rows,
-        BM=tile.columns,
-        BK=tile.depth,
+        BM=tile.m,
+        BN=tile.n,
+        BK=tile.k,
         warps=tile.warps,
         stages=tile.stages,
         fusion=True,

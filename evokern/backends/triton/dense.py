@@ -35,12 +35,12 @@ LEAST_DOT = 16
 
 
 @dataclass(frozen=True, slots=True)
-class Tile:
-    """Of a program: ``rows`` x ``columns`` sums, ``depth`` products of each at a time."""
+class MatmulTile:
+    """Of a program: ``m`` x ``n`` sums, ``k`` products of each at a time."""
 
-    rows: int
-    columns: int
-    depth: int
+    m: int
+    n: int
+    k: int
     warps: int
     stages: int
 
@@ -55,41 +55,49 @@ class Product:
     there: bool = True
 
 
-# By precision: up to 16 outputs; else up to 32 rows, up to 64, and more. fp32 multiplies from
-# registers, which hold all the depth.
+# By precision: up to 16 outputs; else up to 32 samples, up to 64, and more. fp32 multiplies from
+# registers, which hold all the depth, and so takes no larger tile.
 TILES = {
-    "fp32": (Tile(128, 16, 16, 4, 3), Tile(32, 64, 16, 4, 3), *[Tile(64, 64, 16, 4, 3)] * 2),
+    "fp32": (
+        MatmulTile(128, 16, 16, 4, 3),
+        MatmulTile(32, 64, 16, 4, 3),
+        MatmulTile(64, 64, 16, 4, 3),
+    ),
     "tf32": (
-        Tile(128, 16, 32, 4, 3),
-        Tile(32, 64, 32, 4, 3),
-        Tile(64, 64, 32, 4, 3),
-        Tile(128, 64, 32, 8, 3),
+        MatmulTile(128, 16, 32, 4, 3),
+        MatmulTile(32, 64, 32, 4, 3),
+        MatmulTile(64, 64, 32, 4, 3),
+        MatmulTile(128, 64, 32, 8, 3),
     ),
     "bf16": (
-        Tile(128, 16, 32, 4, 3),
-        Tile(32, 64, 32, 4, 3),
-        Tile(64, 64, 32, 4, 3),
-        Tile(128, 64, 32, 8, 3),
+        MatmulTile(128, 16, 32, 4, 3),
+        MatmulTile(32, 64, 32, 4, 3),
+        MatmulTile(64, 64, 32, 4, 3),
+        MatmulTile(128, 64, 32, 8, 3),
     ),
 }
 
 
-def tile_for(rows: int, columns: int, depth: int, precision: str) -> Tile:
-    """The tile for a product of this shape."""
+def dense_tile(samples: int, outputs: int, inputs: int, precision: str) -> MatmulTile:
+    """The tile for a layer of this shape."""
     if BIG_TILES:
-        return interpreted_tile(rows, 128, columns, 256, depth, 512)
-    narrow, *usual = TILES[precision]
-    return narrow if columns <= narrow.columns else usual[(rows > 32) + (rows > 64)]
+        return interpreted_tile(samples, 128, outputs, 256, inputs, 512)
+    tiles = TILES[precision]
+    if outputs <= 16:
+        return tiles[0]
+    if samples <= 32:
+        return tiles[1]
+    if samples <= 64:
+        return tiles[2]
+    return tiles[-1]
 
 
-def interpreted_tile(
-    rows: int, most_rows: int, columns: int, most_columns: int, depth: int, most_depth: int
-) -> Tile:
+def interpreted_tile(m: int, most_m: int, n: int, most_n: int, k: int, most_k: int) -> MatmulTile:
     """The smallest tile that covers everything, within these limits."""
-    return Tile(
-        min(power_of_two(rows), most_rows),
-        min(power_of_two(columns), most_columns),
-        min(power_of_two(depth), most_depth),
+    return MatmulTile(
+        min(power_of_two(m), most_m),
+        min(power_of_two(n), most_n),
+        min(power_of_two(k), most_k),
         1,
         1,
     )
@@ -100,16 +108,16 @@ def slots_of_a_program(slots: int) -> int:
     return min(triton.next_power_of_2(slots), 16) if BIG_TILES else 1
 
 
-def few_tile_for(samples: int, columns: int, depth: int) -> Tile:
-    """The same for few samples, all of them rows: one warp with so many weights at a time.
+def few_samples_tile(samples: int, outputs: int, inputs: int) -> MatmulTile:
+    """The same for few samples, all of them in it: one warp with so many weights at a time.
 
     Where a row of weights is a warp's, sums over the inputs are within threads.
     """
-    rows = triton.next_power_of_2(samples)
+    m = triton.next_power_of_2(samples)
     if BIG_TILES:
-        return Tile(rows, min(power_of_two(columns), 512), min(power_of_two(depth), 512), 1, 1)
-    across = min(power_of_two(columns), 128)
-    return Tile(rows, across, (2048 if rows <= 4 else 1024) // across, 1, 1)
+        return MatmulTile(m, min(power_of_two(outputs), 512), min(power_of_two(inputs), 512), 1, 1)
+    n = min(power_of_two(outputs), 128)
+    return MatmulTile(m, n, (2048 if m <= 4 else 1024) // n, 1, 1)
 
 
 def power_of_two(count: int) -> int:
@@ -427,12 +435,12 @@ def dense(
     """out = activation(bias + first + second), in this order."""
     few = samples <= FEW_SAMPLES and slots <= FEW_SLOTS
     if few:
-        tile = few_tile_for(samples, outputs, first.depth)
+        tile = few_samples_tile(samples, outputs, first.depth)
     else:
-        tile = tile_for(samples, outputs, first.depth, precision)
+        tile = dense_tile(samples, outputs, first.depth, precision)
     side_by_side = 1 if few else slots_of_a_program(slots)
     constants = {} if few else {"SLOTS": side_by_side}
-    parts = triton.cdiv(samples, tile.rows) * triton.cdiv(outputs, tile.columns)
+    parts = triton.cdiv(samples, tile.m) * triton.cdiv(outputs, tile.n)
     launch(
         dense_few_kernel if few else dense_kernel,
         triton.cdiv(slots, side_by_side) * parts,
@@ -448,9 +456,9 @@ def dense(
         *(() if few else (slots,)),
         CODE=code,
         PRECISION=precision,
-        BM=tile.rows,
-        BN=tile.columns,
-        BK=tile.depth,
+        BM=tile.m,
+        BN=tile.n,
+        BK=tile.k,
         warps=tile.warps,
         stages=tile.stages,
         fusion=True,

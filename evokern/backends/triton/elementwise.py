@@ -29,7 +29,7 @@ RUN = 32
 
 
 @dataclass(frozen=True, slots=True)
-class Tile:
+class ElementTile:
     """Of a program."""
 
     rows: int
@@ -40,13 +40,15 @@ class Tile:
         return -(-rows // self.rows) * -(-columns // self.columns)
 
 
-def tile_for(rows: int, columns: int, elements: int) -> Tile:
+def element_tile(rows: int, columns: int, elements: int) -> ElementTile:
     """The tile of so many elements that does least for nothing; of equals the wider one."""
     if BIG_TILES:
         wide = min(triton.next_power_of_2(columns), elements)
-        return Tile(min(triton.next_power_of_2(rows), elements // wide), wide)
+        return ElementTile(min(triton.next_power_of_2(rows), elements // wide), wide)
     narrowest = min(columns, RUN)
-    tiles = [Tile(elements // wide, wide) for wide in COLUMNS if narrowest <= wide <= elements]
+    tiles = [
+        ElementTile(elements // wide, wide) for wide in COLUMNS if narrowest <= wide <= elements
+    ]
     return min(tiles, key=lambda tile: tile.programs(rows, columns))
 
 
@@ -287,7 +289,7 @@ def _launch_flat(
         # Strides of 0 leave the alignment of the pointers to Triton.
         merged = [Samples(a.pointer, a.slot_stride, 0) for a in merged]
         samples, features = 1, samples * features
-    tile = tile_for(samples, features, elements)
+    tile = element_tile(samples, features, elements)
     launch(
         kernel,
         slots * tile.programs(samples, features),
@@ -324,7 +326,7 @@ def affine(
     """
     banks = *parameter_arguments(scale), *parameter_arguments(shift)
     if length == 1 and x_channel in (None, 1) and out_channel in (None, 1):
-        tile = tile_for(samples, channels, ELEMENTS)
+        tile = element_tile(samples, channels, ELEMENTS)
         launch(
             affine_kernel,
             slots * tile.programs(samples, channels),
@@ -339,7 +341,7 @@ def affine(
             COLUMNS=tile.columns,
         )
         return
-    tile = tile_for(samples * channels, length, ELEMENTS)
+    tile = element_tile(samples * channels, length, ELEMENTS)
     launch(
         affine_images_kernel,
         slots * tile.programs(samples * channels, length),

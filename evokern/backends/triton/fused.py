@@ -16,7 +16,7 @@ from evokern.backends.triton.activation import activate, exp, log
 from evokern.backends.triton.dense import (
     FEW_SAMPLES,
     LEAST_DOT,
-    Tile,
+    MatmulTile,
     add_dot,
     add_products,
     interpreted_tile,
@@ -60,10 +60,10 @@ class Labels:
     correct: Pointer  # int32 [slots, samples]
 
 
-def tile_for(stack: tuple[int, ...], samples: int, precision: str) -> Tile | None:
+def fused_tile(stack: tuple[int, ...], samples: int, precision: str) -> MatmulTile | None:
     """Tile of the first layer for features between layers; None where layers run one by one.
 
-    Its rows are those of all layers.
+    Its ``m`` samples are those of all layers.
     """
     layers = len(stack) - 1
     if samples <= FEW_SAMPLES or not 2 <= layers <= MOST_LAYERS:
@@ -72,12 +72,12 @@ def tile_for(stack: tuple[int, ...], samples: int, precision: str) -> Tile | Non
         return None
     if BIG_TILES:
         return interpreted_tile(samples, 128, stack[1], 32, stack[0], 512)
-    rows = 16 if samples <= 16 else 32 if samples <= 32 else 64
-    warps = rows // 8
-    columns = min(power_of_two(stack[1]), 64)
+    m = 16 if samples <= 16 else 32 if samples <= 32 else 64
+    warps = m // 8
+    n = min(power_of_two(stack[1]), 64)
     if precision == "fp32":
-        return Tile(rows, min(columns, 32), 16, warps, 3)
-    return Tile(rows, columns, 32, warps, 3)
+        return MatmulTile(m, min(n, 32), 16, warps, 3)
+    return MatmulTile(m, n, 32, warps, 3)
 
 
 def _most_inputs(width: int, precision: str) -> int:
@@ -343,7 +343,7 @@ def fused_layers(
     slots: int,
     samples: int,
     inputs: int,
-    tile: Tile,
+    tile: MatmulTile,
     precision: str,
     x_scale: float,
 ) -> None:
@@ -354,7 +354,7 @@ def fused_layers(
     side_by_side = slots_of_a_program(slots)
     launch(
         fused_kernel,
-        triton.cdiv(slots, side_by_side) * triton.cdiv(samples, tile.rows),
+        triton.cdiv(slots, side_by_side) * triton.cdiv(samples, tile.m),
         *(x.pointer, x.slot_stride, x.sample_stride),
         x_scale,
         *(part for layer in layers for part in parameter_arguments(layer.parameters)),
@@ -373,9 +373,9 @@ def fused_layers(
         MSE=labels is not None and labels.mse,
         PRECISION=precision,
         SLOTS=side_by_side,
-        BM=tile.rows,
-        BN=tile.columns,
-        BK=tile.depth,
+        BM=tile.m,
+        BN=tile.n,
+        BK=tile.k,
         warps=tile.warps,
         stages=tile.stages,
         fusion=True,

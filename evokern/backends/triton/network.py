@@ -23,9 +23,9 @@ from evokern.backends.steps import (
     Step,
 )
 from evokern.backends.triton.conv import conv2d
-from evokern.backends.triton.dense import Product, Tile, dense
+from evokern.backends.triton.dense import MatmulTile, Product, dense
 from evokern.backends.triton.elementwise import activation, add, affine, widen_bytes
-from evokern.backends.triton.fused import FusedLayer, Labels, fused_layers, tile_for
+from evokern.backends.triton.fused import FusedLayer, Labels, fused_layers, fused_tile
 from evokern.backends.triton.launch import Parameter, Pointer, Samples, pointer, strides
 from evokern.backends.triton.loss import mean_losses, sample_losses
 from evokern.backends.triton.pool import pool
@@ -155,7 +155,7 @@ class _Call:
     slots: int
     samples: int
     precision: str
-    tile: Tile | None
+    tile: MatmulTile | None
     out: Samples | None
     block: Block
     base: int
@@ -177,7 +177,9 @@ class _Call:
         bias_apart: bool = False,
     ) -> _Call:
         """Places the block with index and the plan's memory."""
-        tile = tile_for(dense_stack(layers, input_shape), x.shape[-1 - len(input_shape)], precision)
+        tile = fused_tile(
+            dense_stack(layers, input_shape), x.shape[-1 - len(input_shape)], precision
+        )
         plan = plan_for(
             layers,
             input_shape,

@@ -7,7 +7,7 @@ from typing import Any
 import triton
 import triton.language as tl
 
-from evokern.backends.triton.elementwise import divided, tile_at, tile_for, with_slots_merged
+from evokern.backends.triton.elementwise import divided, element_tile, tile_at, with_slots_merged
 from evokern.backends.triton.launch import BIG_TILES, Samples, launch, pointer, strides
 
 WINDOWS = 1 << 16 if BIG_TILES else 512
@@ -128,7 +128,7 @@ def pool(
     """
     (x, out), slots, samples = with_slots_merged((x, out), slots, samples)
     images, windows = samples * channels, out_image[0] * out_image[1]
-    tile = tile_for(images, windows, WINDOWS)
+    tile = element_tile(images, windows, WINDOWS)
     launch(
         pool_kernel,
         slots * tile.programs(images, windows),

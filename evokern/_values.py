@@ -15,8 +15,7 @@ _UINT64_MAX = 2**64 - 1
 
 
 def assign(settings: object, name: str, value: object) -> None:
-    """Sets a field of frozen settings while they are made: NumPy's numbers become Python's, which
-    are written as JSON and as exact decimals."""
+    """Sets a field of frozen settings while they are made."""
     object.__setattr__(settings, name, value)
 
 
@@ -35,7 +34,8 @@ def integer(name: str, value: int, least: int, most: int) -> int:
     return int(value)
 
 
-def random_place(seed: int, generation: int, first: int) -> None:
+def counter_fields(seed: int, generation: int, first: int) -> None:
+    """Raises an error unless the fields of Philox's key and counter can hold these."""
     integer("seed", seed, 0, _UINT64_MAX)
     integer("generation", generation, 0, _UINT32_MAX)
     integer("first", first, 0, _UINT32_MAX)

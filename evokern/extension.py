@@ -10,13 +10,14 @@ from pathlib import Path
 from evokern._arrays import expect, expect_host, expect_range, expect_shape, like, output
 from evokern._dispatch import choose
 from evokern._table import add_op
-from evokern._values import finite, integer, non_negative, one_of, random_place, share
+from evokern._values import counter_fields, finite, integer, non_negative, one_of, share
 from evokern.backends.device import Block, current_device
 
 __all__ = [
     "Block",
     "add_op",
     "choose",
+    "counter_fields",
     "current_device",
     "expect",
     "expect_host",
@@ -29,7 +30,6 @@ __all__ = [
     "non_negative",
     "one_of",
     "output",
-    "random_place",
     "share",
 ]
 

@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from evokern._values import integer, non_negative, number, one_of, random_place, share
+from evokern._values import counter_fields, integer, non_negative, number, one_of, share
 from evokern.errors import ArgumentError, DtypeError, ShapeError, message
 from evokern.rules import (
     CROSSOVER_KINDS,
@@ -68,7 +68,7 @@ class Recipe:
     distribution: Distribution = "normal"
 
     def __post_init__(self) -> None:
-        random_place(self.seed, 0, 0)
+        counter_fields(self.seed, 0, 0)
         one_of("scheme", self.scheme, INIT_SCHEMES)
         one_of("kind", self.kind, CROSSOVER_KINDS)
         one_of("distribution", self.distribution, DISTRIBUTIONS)
@@ -181,7 +181,7 @@ class Lineages:
             generation: in [0, 2^32).
             first: number of the first offspring in the random streams.
         """
-        random_place(0, generation, first)
+        counter_fields(0, generation, first)
         self._check_parents(parents)
         _expect("sigma", sigma, np.float32, 1, "[S]")
         if len(sigma) != parents.shape[1]:
@@ -323,7 +323,7 @@ def founders(
     parent, the same for every offspring.
     """
     n = integer("n", n, 0, 2**31 - 1)
-    random_place(seed, 0, first)
+    counter_fields(seed, 0, first)
     shares = None
     if weights is not None:
         _expect("weights", weights, np.float32, 1, "[R]")

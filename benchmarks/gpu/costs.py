@@ -12,13 +12,12 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import NamedTuple
 
+from evokern.backends.plan import FEW_SAMPLES
 from evokern.layers import Affine, Conv2d, Dense, Flatten, MaxPool2d, pool_output
 from evokern.network import Network
 
 SHARED_BYTES = 163 << 10
 """What a block of an A100 may have; H100 and H200 grant more, which changes no tile here."""
-
-FEW_SAMPLES = 8
 
 # Of csrc/cuda/network.cuh, network.cu.
 _CHUNK_FLOATS = 4096

@@ -101,8 +101,8 @@ def fault_found(device: Device, address: int, rows: int) -> int:
 class Block:
     """Small arrays of the host, and room for scratch, as one piece of the device's memory.
 
-    ``add`` and ``room`` give offsets; ``place`` allocates, copies and gives the address they count
-    from. The memory must live as long as the block.
+    ``add`` and ``room`` give offsets; ``upload`` allocates, copies and gives the address they
+    count from. The memory must live as long as the block.
     """
 
     def __init__(self) -> None:
@@ -122,7 +122,7 @@ class Block:
         self._bytes = offset + -(-count // _ALIGNMENT) * _ALIGNMENT
         return offset
 
-    def place(self, device: Device) -> int:
+    def upload(self, device: Device) -> int:
         """Address of the block on the device; its arrays are there once the stream comes by."""
         self._memory = _allocate(device, max(self._bytes, 1))
         address = device.address(self._memory)

@@ -36,6 +36,9 @@ I64 = npt.NDArray[np.int64]
 WORKSPACE_BYTES = 1 << 30
 """What the buffers of the slots that run at a time may take; one slot may take more."""
 
+FEW_SAMPLES = 8
+"""Up to so many samples of a slot, layers stream their weights instead of sharing them."""
+
 # Buffers that are the caller's arrays, as in csrc/cuda/kernels.h.
 _INPUT, _OUT = 0, 1
 

@@ -71,8 +71,8 @@ _NONE = (-1, 0)
 class Step:
     """One row of the table that ``csrc/core/step_table.h`` reads, in its order.
 
-    Parameters are (bank, offset into its rows); ``offsets`` and ``places`` index the table of
-    places.
+    Parameters are (bank, offset into its rows); ``tap_offsets`` and ``window_starts`` index the
+    program's ``places``.
     """
 
     kind: int
@@ -94,8 +94,8 @@ class Step:
     geometry: tuple[int, int, int, int, int, int] = (0, 0, 0, 0, 0, 0)
     out_image: Shape = (0, 0, 0)
     count_include_pad: bool = False
-    offsets: int = 0
-    places: int = 0
+    tap_offsets: int = 0
+    window_starts: int = 0
     slope: float = 0.0
 
     def row(self) -> list[int]:
@@ -112,7 +112,8 @@ class NetworkProgram:
     """A network as a flat list of steps, for all back ends.
 
     ``table`` int64 [steps, fields] and ``slopes`` float32 [steps] are ``steps`` as C++ reads them.
-    ``places`` int32, ``buffer_features`` int64 [buffers]: floats per sample; buffer 0 is the input.
+    ``places`` int32: tap offsets and window starts of convolutions. ``buffer_features`` int64
+    [buffers]: floats per sample; buffer 0 is the input.
     The head, steps without parameters, ends in ``head_buffer``; images come before ``flat_step``.
     """
 
@@ -254,7 +255,7 @@ def _dense(layer: Dense, step: Step, bank: int) -> Step:
     return replace(step, kind=DENSE, weights=(bank, 0), bias=bias)
 
 
-def _conv(layer: Conv2d, step: Step, bank: int, place: int, offsets: int) -> Step:
+def _conv(layer: Conv2d, step: Step, bank: int, place: int, taps: int) -> Step:
     kernel_height, kernel_width, *_ = layer.geometry()
     depth = step.image[0] * kernel_height * kernel_width
     return replace(
@@ -263,8 +264,8 @@ def _conv(layer: Conv2d, step: Step, bank: int, place: int, offsets: int) -> Ste
         weights=(bank, 0),
         bias=(bank, depth * layer.outputs) if layer.bias else _NONE,
         geometry=layer.geometry(),
-        offsets=place,
-        places=place + offsets,
+        tap_offsets=place,
+        window_starts=place + taps,
     )
 
 
@@ -459,13 +460,11 @@ class _SampleSteps:
         return self.append(step, x, after)
 
     def conv(self, layer: Conv2d, step: Step) -> Step:
-        offsets, places = _conv_places(
-            layer, step.image, step.channels_first, self.operand_channels
-        )
-        self.places += [offsets, places]
+        taps, windows = _conv_places(layer, step.image, step.channels_first, self.operand_channels)
+        self.places += [taps, windows]
         first = self.place_count
-        self.place_count += len(offsets) + len(places)
-        return _conv(layer, step, self.bank(), first, len(offsets))
+        self.place_count += len(taps) + len(windows)
+        return _conv(layer, step, self.bank(), first, len(taps))
 
     def elman(self, layer: Elman, step: Step, shape: Shape) -> Step:
         length, inputs = shape
@@ -484,7 +483,7 @@ class _SampleSteps:
 def _conv_places(
     layer: Conv2d, image: Shape, channels_first: bool, operand_channels: int
 ) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int32]]:
-    """Offsets [C*KH*KW] of the inputs of a position, and places [H'*W'] where positions begin.
+    """Offsets [C*KH*KW] of a window's inputs from its start, and starts [H'*W'] of the windows.
 
     Both count floats in the padded image, each of which holds ``operand_channels``.
     """
@@ -497,7 +496,7 @@ def _conv_places(
     else:
         by_channel, by_row, by_column = 1, width * channels, channels
     channel, row, column = np.ix_(range(channels), range(kh), range(kw))
-    offsets = channel * by_channel + row * by_row + column * by_column
+    taps = channel * by_channel + row * by_row + column * by_column
     i, j = np.ix_(range(out_height), range(out_width))
-    places = i * sh * by_row + j * sw * by_column
-    return offsets.ravel().astype(np.int32), places.ravel().astype(np.int32)
+    windows = i * sh * by_row + j * sw * by_column
+    return taps.ravel().astype(np.int32), windows.ravel().astype(np.int32)

@@ -24,7 +24,7 @@ from evokern._checks import (
 from evokern._devices import DeviceArray
 from evokern._dispatch import choose
 from evokern._replay_program import compile_replay
-from evokern._values import finite, integer, non_negative, one_of, random_place, share
+from evokern._values import counter_fields, finite, integer, non_negative, one_of, share
 from evokern.errors import DtypeError, ShapeError, message
 from evokern.layout import GenomeLayout
 from evokern.lineage import Lineages
@@ -67,7 +67,7 @@ def init_genomes(
     genome_layout(layout)
     one_of("scheme", scheme, INIT_SCHEMES)
     n = integer("n", n, 0, 2**31 - 1)
-    random_place(seed, 0, first)
+    counter_fields(seed, 0, first)
     if out is None:
         check_fits(n * layout.size * 4, "out [n, G]", rows=n)
     target = output(out, (n, layout.size), "[n, G]")
@@ -125,7 +125,7 @@ def crossover_mutate(
     one_of("kind", kind, CROSSOVER_KINDS)
     one_of("distribution", distribution, DISTRIBUTIONS)
     rate, mutation_rate = share("rate", rate), share("mutation_rate", mutation_rate)
-    random_place(seed, generation, first)
+    counter_fields(seed, generation, first)
     pool = expect("genomes", genomes, np.float32, "[P, G]", 2)
     chosen = expect_host("parents", parents, np.int32, f"[R, S] with entries < P={len(pool)}", 2)
     if len(chosen) < 1:
@@ -189,7 +189,7 @@ def mutate_sigma(
         out: float32 [S] to write to; may be ``sigma`` itself.
         backend: see the module.
     """
-    random_place(seed, generation, first)
+    counter_fields(seed, generation, first)
     tau = finite("tau", tau)
     strength = expect("sigma", sigma, np.float32, "[S]", 1)
     if not isinstance(strength, DeviceArray):

@@ -11,7 +11,7 @@ def nes_sample(probabilities: Any, *, mask: Any | None, seed: int, step: int, ou
     """See ``ops.nes_sample``; returns what ``fault_found`` does, rows being distributions."""
     device, block = current_device(), Block()
     fault = add_fault(block, probabilities.shape[0])
-    base = block.place(device)
+    base = block.upload(device)
     device.native.nes_sample(probabilities, mask, out, base + fault, seed, step, device.stream)
     return fault_found(device, base + fault, probabilities.shape[0])
 
@@ -31,7 +31,7 @@ def nes_update(
     device, block = current_device(), Block()
     fault = add_fault(block, probabilities.shape[0])
     utilities = block.room(losses.shape[0] * 4)
-    base = block.place(device)
+    base = block.upload(device)
     device.native.nes_update(
         probabilities,
         mask,

@@ -65,7 +65,7 @@ def affine(x: Any, scale: Any, shift: Any, *, index: npt.NDArray[np.int32], out:
     """See ``ops.affine``."""
     device, block = current_device(), Block()
     rows = block.add(index)
-    base = block.place(device)
+    base = block.upload(device)
     device.native.affine(x, scale, shift, base + rows, out, device.stream)
 
 

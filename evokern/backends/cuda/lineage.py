@@ -26,7 +26,7 @@ def replay(program: ReplayProgram, layout: GenomeLayout, *, out: Any) -> None:
     offsets |= {"parts": block.add(parts), "weights": block.add(program.weights)}
     offsets["scratch"] = block.room(program.scratch_rows * stride * 4)
     offsets["lengths"] = block.room(founders * columns * 4)
-    base = block.place(device)
+    base = block.upload(device)
     arrays = {name: base + offset for name, offset in offsets.items()}
     if founders == 0:
         arrays["lengths"] = 0

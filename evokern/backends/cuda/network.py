@@ -9,13 +9,10 @@ import numpy as np
 import numpy.typing as npt
 
 from evokern.backends.device import Block, current_device
-from evokern.backends.plan import Plan, dense_stack, plan_for
+from evokern.backends.plan import FEW_SAMPLES, Plan, dense_stack, plan_for
 from evokern.errors import BackendError
 from evokern.layers import Layer
 from evokern.network import Network
-
-FEW_SAMPLES = 8
-"""Up to so many samples of a slot, layers stream their weights instead of sharing them."""
 
 
 def network_forward(
@@ -63,7 +60,7 @@ def network_loss(
     rows = block.add(index)
     counts = None if classes is None else block.add(classes)
     room = block.room(plan.bytes)
-    base = block.place(device)
+    base = block.upload(device)
     device.native.network_loss(
         list(banks),
         plan,
@@ -102,7 +99,7 @@ def layers_forward(
     )
     rows = block.add(index)
     room = block.room(plan.bytes)
-    base = block.place(device)
+    base = block.upload(device)
     device.native.network_forward(
         list(banks),
         plan,

@@ -21,7 +21,7 @@ def init_genomes(layout: GenomeLayout, *, seed: int, scheme: str, first: int, ou
     device, block = current_device(), Block()
     table = gene_parts(layout, scheme)
     parts = block.add(table)
-    base = block.place(device)
+    base = block.upload(device)
     code = INIT_SCHEMES.index(scheme)
     device.native.init_genomes(out, base + parts, len(table), code, seed, first, device.stream)
 
@@ -48,7 +48,7 @@ def crossover_mutate(
     table = None if layout is None else gene_parts(layout)
     arrays = [parents, sigma, weights, out_rows, table]
     offsets = [None if array is None else block.add(array) for array in arrays]
-    base = block.place(device)
+    base = block.upload(device)
     device.native.crossover_mutate(
         genomes,
         out,

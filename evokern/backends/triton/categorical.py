@@ -44,7 +44,7 @@ def nes_sample(probabilities: Any, *, mask: Any | None, seed: int, step: int, ou
     """See ``ops.nes_sample``; returns what ``fault_found`` does, rows being distributions."""
     device, block = current_device(), Block()
     fault = add_fault(block, probabilities.shape[0])
-    base = block.place(device)
+    base = block.upload(device)
     (count, choices), samples = probabilities.shape, out.shape[0]
     rows = max(4, min(triton.next_power_of_2(count), _TILES.sample_rows))
     height = min(triton.next_power_of_2(max(samples, 1)), _TILES.samples)
@@ -130,7 +130,7 @@ def nes_update(
     fault = add_fault(block, probabilities.shape[0])
     (count, choices), samples = probabilities.shape, losses.shape[0]
     room = block.room(samples * 4)
-    base = block.place(device)
+    base = block.upload(device)
     utilities = Pointer(base + room, "float32")
     ranked = min(triton.next_power_of_2(samples), _TILES.ranked)
     launch(

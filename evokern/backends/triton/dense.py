@@ -15,6 +15,7 @@ from typing import Any
 import triton
 import triton.language as tl
 
+from evokern.backends import plan
 from evokern.backends.triton.activation import activate
 from evokern.backends.triton.launch import (
     BIG_TILES,
@@ -24,8 +25,8 @@ from evokern.backends.triton.launch import (
     launch,
 )
 
-FEW_SAMPLES = 3 if BIG_TILES else 8
-"""Up to so many samples of a slot, layers stream their weights instead of sharing them."""
+FEW_SAMPLES = 3 if BIG_TILES else plan.FEW_SAMPLES
+"""See there; the interpreter has others."""
 
 FEW_SLOTS = 16 if BIG_TILES else 1 << 31
 """Of more slots, tiles of slots do it: see ``slots_of``."""

@@ -68,7 +68,7 @@ def affine(x: Any, scale: Any, shift: Any, *, index: npt.NDArray[np.int32], out:
     """See ``ops.affine``."""
     block = Block()
     rows = block.add(index)
-    of_slots = Pointer(block.place(current_device()) + rows, "int32")
+    of_slots = Pointer(block.upload(current_device()) + rows, "int32")
     slots, samples, channels, length = x.shape
     x_slot, x_sample, x_channel, _ = strides(x)
     out_slot, out_sample, out_channel, _ = strides(out)

@@ -75,7 +75,7 @@ def replay(program: ReplayProgram, layout: GenomeLayout, *, out: Any) -> None:
     if recipe.scheme == "unit_rows":
         units, lengths, columns = unit_lengths_room(block, layout, len(founders))
     scratch = block.room(program.scratch_rows * stride * 4)
-    base = block.place(current_device())
+    base = block.upload(current_device())
     at = {name: Pointer(base + offsets[name], arrays[name].dtype.name) for name in arrays}
     scratch_after = (base + scratch - pointer(out).address) // 4
     lengths_at = None

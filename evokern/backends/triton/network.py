@@ -192,7 +192,7 @@ class _Call:
         )
         rows = block.add(index)
         room = block.room(plan.bytes)
-        base = block.place(current_device())
+        base = block.upload(current_device())
         slots = index.shape[1]
         return _Call(
             plan,

@@ -52,7 +52,7 @@ def init_genomes(layout: GenomeLayout, *, seed: int, scheme: str, first: int, ou
     lengths, columns = None, 0
     if scheme == "unit_rows":
         table, room, columns = unit_lengths_room(block, layout, individuals)
-    base = block.place(current_device())
+    base = block.upload(current_device())
     if scheme == "unit_rows":
         lengths = Pointer(base + room, "float32")
         place = {"founders": individuals, "columns": columns, "seed": seed, "first": first}
@@ -122,7 +122,7 @@ def crossover_mutate(
     arrays = [parents, sigma, weights, out_rows]
     offsets = [None if array is None else block.add(array) for array in arrays]
     parts = None if layout is None else PartTable(block, layout, shape.genes)
-    base = block.place(current_device())
+    base = block.upload(current_device())
     types = ("int32", "float32", "float32", "int32")
     pairs = zip(offsets, types, strict=True)
     crossed, mutated = bernoulli_threshold(rate), bernoulli_threshold(mutation_rate)

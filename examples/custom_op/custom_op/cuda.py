@@ -15,7 +15,7 @@ def laplace_mutate(
     """See ``custom_op.laplace_mutate``; genomes and out are on the device."""
     device, block = current_device(), Block()
     offset = block.add(sigma)
-    strength = block.place(device) + offset
+    strength = block.upload(device) + offset
     failure = _cuda.laplace_mutate(
         *_memory(genomes),
         strength,

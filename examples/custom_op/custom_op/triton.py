@@ -27,7 +27,7 @@ def laplace_mutate(
     slots, genes = genomes.shape
     block = Block()
     offset = block.add(sigma)
-    strength = Pointer(block.place(current_device()) + offset, "float32")
+    strength = Pointer(block.upload(current_device()) + offset, "float32")
     blocks = min(triton.next_power_of_2(-(-genes // 4)), _BLOCKS)
     height = min(triton.next_power_of_2(slots), _BLOCKS // blocks)
     launch(

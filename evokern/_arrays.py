@@ -213,20 +213,21 @@ def output(
     *,
     dtype: npt.DTypeLike = np.float32,
     in_place: str = "",
-    **inputs: Host,
+    **inputs: Host | None,
 ) -> Host:
-    """``out`` after checks, or a new array of ``shape``.
+    """``out`` after checks, or a new array of ``shape`` beside the ``inputs``.
 
-    The ``inputs`` must lie apart from ``out``; the one that ``in_place`` names may be ``out``.
+    These must lie apart from ``out``, but the one that ``in_place`` names may be ``out``.
     """
+    given = {name: array for name, array in inputs.items() if array is not None}
     if out is None:
-        return empty_beside(next(iter(inputs.values()), None), shape, dtype, f"out {letters}")
+        return empty_beside(next(iter(given.values()), None), shape, dtype, f"out {letters}")
     array = expect("out", out, dtype, letters, len(shape))
     expect_shape("out", array, letters, shape)
     expect_writable(array)
-    for name, given in inputs.items():
-        if name != in_place or not _same_place(array, given):
-            expect_apart(array, name, given)
+    for name, other in given.items():
+        if name != in_place or not _same_layout(array, other):
+            expect_apart(array, name, other)
     return array
 
 
@@ -253,7 +254,7 @@ def may_share_memory(a: Host, b: Host) -> bool:
     return np.may_share_memory(layout_of(a), layout_of(b))
 
 
-def _same_place(a: Host, b: Host) -> bool:
+def _same_layout(a: Host, b: Host) -> bool:
     return address_of(a) == address_of(b) and a.shape == b.shape and a.strides == b.strides
 
 

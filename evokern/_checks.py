@@ -31,7 +31,7 @@ from evokern.layout import GenomeLayout, size_of
 from evokern.network import Network
 
 
-def genome_layout(layout: GenomeLayout) -> None:
+def expect_layout(layout: GenomeLayout) -> None:
     if not isinstance(layout, GenomeLayout):
         mend = "try network.layout"
         raise DtypeError(message("layout", "a GenomeLayout", type(layout).__name__, mend))
@@ -78,7 +78,9 @@ def rows_of_out(out_rows: Array, out: Array | None, slots: int) -> Host:
     return rows
 
 
-def expect_apart(out: Host, genomes: Host, parents: Host, rows: Host | None) -> None:
+def expect_no_parent_overwritten(
+    out: Host, genomes: Host, parents: Host, rows: Host | None
+) -> None:
     """Refuses an ``out`` whose written rows hold a parent of this call."""
     if not may_share_memory(out, genomes):
         return
@@ -117,10 +119,6 @@ def layer_weights(w: Array, b: Array | None, shape: str) -> tuple[Host, Host | N
     bias = expect("b", b, np.float32, "[P, O]", 2)
     expect_shape("b", bias, "[P, O]", (population, outputs))
     return weights, bias
-
-
-def apart(bias: Host | None) -> dict[str, Any]:
-    return {} if bias is None else {"b": bias}
 
 
 def square_kernel(rows: int, channels: int) -> int:
@@ -188,7 +186,7 @@ def evaluation(
     slots = rows.shape[1]
     values = inputs_of(x, f"[B, {network.input_shape}]", x_scale)
     batch = batch_of(values, network.input_shape, slots)
-    merged("x", values, values.ndim - len(network.input_shape))
+    expect_mergeable("x", values, values.ndim - len(network.input_shape))
     return Evaluation(banks, rows, values, slots, batch)
 
 
@@ -262,10 +260,8 @@ def inputs_of(x: Array, shape: str, x_scale: float | None) -> Host:
     return expect("x", values, np.uint8, shape, None)
 
 
-def merged(name: str, array: Host, axis: int) -> Host:
-    """A view with all axes from ``axis`` on as one; LayoutError where that needs a copy."""
-    shape = array.shape[:axis]
-    size = math.prod(array.shape[axis:])
+def expect_mergeable(name: str, array: Host, axis: int) -> None:
+    """Raises LayoutError where the axes from ``axis`` on are no single run of memory."""
     first: Any = (*(0,) * axis, ...)  # a view, whatever the axis
     if array.size and not array[first].flags.c_contiguous:
         raise LayoutError(
@@ -276,7 +272,12 @@ def merged(name: str, array: Host, axis: int) -> Host:
                 f"try np.ascontiguousarray({name})",
             )
         )
-    return array.reshape(*shape, size)
+
+
+def merged(name: str, array: Host, axis: int) -> Host:
+    """A view with all axes from ``axis`` on as one; LayoutError where that needs a copy."""
+    expect_mergeable(name, array, axis)
+    return array.reshape(*array.shape[:axis], math.prod(array.shape[axis:]))
 
 
 def class_counts(classes: Array, slots: int, outputs: int) -> Host:
@@ -291,6 +292,25 @@ def expect_either(name: str, array: Host, shape: tuple[int, ...], slots: int) ->
         raise ShapeError(
             message(name, f"{list(shape)} or {[slots, *shape]}", f"{list(array.shape)}")
         )
+
+
+def targets_of(
+    y: Array, loss: str, batch: int, outputs: int, classes: Host | None, slots: int
+) -> Host:
+    """What ``loss`` compares outputs with: labels, or float32 [B, O] or [S, B, O] for ``mse``."""
+    if loss != "mse":
+        return labels_of(y, batch, outputs, classes, slots)
+    targets = expect("y", y, np.float32, "[B, O] or [S, B, O]", None)
+    expect_either("y", targets, (batch, outputs), slots)
+    return targets
+
+
+def sample_weights_of(sample_weights: Array | None, batch: int, slots: int) -> Host | None:
+    if sample_weights is None:
+        return None
+    weights = expect("sample_weights", sample_weights, np.float32, "[B] or [S, B]", None)
+    expect_either("sample_weights", weights, (batch,), slots)
+    return weights
 
 
 def labels_of(

@@ -22,6 +22,8 @@ WORKSPACE_ALIGNMENT = 16  # bytes
 LEAST_CAPABILITY = 80
 """The kernels copy to shared memory asynchronously."""
 
+_COPY_MEND = "copy it there, or choose another backend"
+
 
 def choose(
     op: str,
@@ -40,13 +42,13 @@ def choose(
     for array in arrays:
         if isinstance(array, DeviceArray):
             given = dict(zip(names.split(), arrays, strict=True))
-            return _choose_there(op, backend, given, workspace)
+            return _choose_device(op, backend, given, workspace)
     if workspace is not None:
         raise ArgumentError(message("workspace", "None for arrays on the host", "an array"))
-    function = _choose_here(op, host_backend(op) if backend == "auto" else backend)
+    function = _choose_host(op, host_backend(op) if backend == "auto" else backend)
     if function is None:
         wanted = f"an array on a device for backend={backend!r}"
-        raise BackendError(message(names.split()[0], wanted, "on the host", _OTHER_PLACE))
+        raise BackendError(message(names.split()[0], wanted, "on the host", _COPY_MEND))
     if precision == "tf32":
         raise BackendError("precision: tf32 is a GPU format; on the host there are fp32 and bf16")
     return function
@@ -66,33 +68,32 @@ def which(op: str, *arrays: Array) -> str:
 
 
 @cache
-def _choose_here(op: str, backend: str) -> Callable[..., Any] | None:
+def _choose_host(op: str, backend: str) -> Callable[..., Any] | None:
     """None for a back end that works on a device."""
     if backend in ON_DEVICE and backend in TABLE[op].functions:
         return None
     return resolve(op, backend)
 
 
-def _choose_there(
+def _choose_device(
     op: str, backend: str, arrays: dict[str, Host | None], workspace: Array | None
 ) -> Callable[..., Any]:
     device = _common_device(arrays)
     name = device_backend(op, device) if backend == "auto" else backend
     if name in TABLE[op].functions and name not in ON_DEVICE:
         wanted = f"an array on the host for backend={name!r}"
-        raise BackendError(message(next(iter(arrays)), wanted, "on a device", _OTHER_PLACE))
+        raise BackendError(message(next(iter(arrays)), wanted, "on a device", _COPY_MEND))
     if name in ON_DEVICE and name not in device.natives:
         raise BackendError(f"backend: {name} does not run where {next(iter(arrays))} is")
     native = device.natives[name]() if name in ON_DEVICE else None
     function = resolve(op, name)
     _expect_capability(native, device.number)
-    return _there(op, name, device if workspace is None else _within(workspace, device), function)
+    if workspace is not None:
+        device = _with_workspace(device, workspace)
+    return _bind(op, name, device, function)
 
 
-_OTHER_PLACE = "copy it there, or choose another backend"
-
-
-def _within(workspace: Array, device: Device) -> Device:
+def _with_workspace(device: Device, workspace: Array) -> Device:
     """The device with the workspace for its memory."""
     memory = expect("workspace", workspace, np.uint8, "[bytes]", 1)
     if not isinstance(memory, DeviceArray) or memory.device.number != device.number:
@@ -132,7 +133,7 @@ def _common_device(arrays: Mapping[str, Host | None]) -> Device:
     return chosen
 
 
-def _there(
+def _bind(
     op: str, backend: str, device: Device, function: Callable[..., Any]
 ) -> Callable[..., Any]:
     """The function with ``device`` as this thread's; afterwards it is what it was before.

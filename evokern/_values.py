@@ -53,14 +53,14 @@ def number(name: str, value: float) -> float:
     return float(value)
 
 
-def share(name: str, value: float) -> float:
+def probability(name: str, value: float) -> float:
     number(name, value)
     if not 0.0 <= value <= 1.0:
         raise ArgumentError(message(name, "a probability in [0, 1]", repr(value)))
     return float(value)
 
 
-def finite(name: str, value: float) -> float:
+def non_negative_number(name: str, value: float) -> float:
     if type(value) is float and 0.0 <= value < math.inf:
         return value
     number(name, value)

@@ -10,7 +10,14 @@ from pathlib import Path
 from evokern._arrays import expect, expect_host, expect_range, expect_shape, like, output
 from evokern._dispatch import choose
 from evokern._table import add_op
-from evokern._values import counter_fields, finite, integer, non_negative, one_of, share
+from evokern._values import (
+    counter_fields,
+    integer,
+    non_negative,
+    non_negative_number,
+    one_of,
+    probability,
+)
 from evokern.backends.device import Block, current_device
 
 __all__ = [
@@ -23,14 +30,14 @@ __all__ = [
     "expect_host",
     "expect_range",
     "expect_shape",
-    "finite",
     "include_dir",
     "integer",
     "like",
     "non_negative",
+    "non_negative_number",
     "one_of",
     "output",
-    "share",
+    "probability",
 ]
 
 

@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from evokern._values import counter_fields, integer, non_negative, number, one_of, share
+from evokern._values import counter_fields, integer, non_negative, number, one_of, probability
 from evokern.errors import ArgumentError, DtypeError, ShapeError, message
 from evokern.rules import (
     CROSSOVER_KINDS,
@@ -72,8 +72,8 @@ class Recipe:
         one_of("scheme", self.scheme, INIT_SCHEMES)
         one_of("kind", self.kind, CROSSOVER_KINDS)
         one_of("distribution", self.distribution, DISTRIBUTIONS)
-        share("rate", self.rate)
-        share("mutation_rate", self.mutation_rate)
+        probability("rate", self.rate)
+        probability("mutation_rate", self.mutation_rate)
         if self.weights is not None:
             if self.kind != "arithmetic":
                 raise ArgumentError(
@@ -328,7 +328,7 @@ def founders(
     if weights is not None:
         _expect("weights", weights, np.float32, 1, "[R]")
         shares = tuple(float(weight) for weight in weights)
-    rate, mutation_rate = share("rate", rate), share("mutation_rate", mutation_rate)
+    rate, mutation_rate = probability("rate", rate), probability("mutation_rate", mutation_rate)
     recipe = Recipe(int(seed), scheme, kind, rate, shares, mutation_rate, distribution)
     nodes = Nodes(
         generation=np.zeros(n, np.uint32),

@@ -27,7 +27,7 @@ import numpy.typing as npt
 
 from evokern import ops
 from evokern._arrays import Array, Host, expect, expect_range, expect_shape
-from evokern._values import finite, integer, one_of
+from evokern._values import integer, non_negative_number, one_of
 from evokern.backends.reference.activation import exp
 from evokern.backends.reference.categorical import normalise, utilities
 from evokern.backends.reference.random import Stream, draw_deviates, draw_words
@@ -188,7 +188,7 @@ class Bernoulli:
         integer("n", self.n, 1, _MOST_ROWS)
         _rate("learning_rate", self.learning_rate)
         one_of("gradient", self.gradient, get_args(Gradient))
-        if finite("min_probability", self.min_probability) > 0.5:
+        if non_negative_number("min_probability", self.min_probability) > 0.5:
             got = repr(self.min_probability)
             raise ArgumentError(message("min_probability", "a number in [0, 0.5]", got))
         integer("seed", self.seed, 0, 2**64 - 1)
@@ -306,7 +306,7 @@ def _freeze(state: Any, **arrays: Host) -> None:
 
 
 def _rate(name: str, value: float) -> None:
-    if finite(name, value) > _MOST_RATE:
+    if non_negative_number(name, value) > _MOST_RATE:
         raise ArgumentError(message(name, "at most 2^64", repr(value)))
 
 

@@ -14,7 +14,7 @@ import numpy as np
 from evokern._arrays import Array, Host, empty_beside, expect, expect_shape, like, output
 from evokern._devices import DeviceArray
 from evokern._dispatch import choose
-from evokern._values import finite, integer
+from evokern._values import integer, non_negative_number
 from evokern.errors import ArgumentError, ShapeError, message
 
 _MOST_CHOICES = 1 << 20  # so that weights of 2^-24 can tell all entries of a row from 0
@@ -55,8 +55,7 @@ def nes_sample(
     shape = (samples, len(table))
     target = None
     if out is not None:
-        inputs = _named(probabilities=table, mask=absent)
-        target = output(out, shape, "[S, N]", dtype=np.int32, in_place="", **inputs)
+        target = output(out, shape, "[S, N]", dtype=np.int32, probabilities=table, mask=absent)
     # On the host into an array of its own, so that out outlives an error.
     result = target
     if not isinstance(result, DeviceArray):
@@ -109,8 +108,8 @@ def nes_update(
         out: float32 [N, K] to write to; may be ``probabilities`` itself.
         backend: see ``evokern.ops``.
     """
-    learning_rate = finite("learning_rate", learning_rate)
-    min_probability = finite("min_probability", min_probability)
+    learning_rate = non_negative_number("learning_rate", learning_rate)
+    min_probability = non_negative_number("min_probability", min_probability)
     if learning_rate > _MOST_LEARNING_RATE:
         raise ArgumentError(message("learning_rate", "at most 2^64", repr(learning_rate)))
     table, absent = _distributions(probabilities, mask)
@@ -123,8 +122,16 @@ def nes_update(
         _check_minimum(min_probability, table, absent)
     target = None
     if out is not None:
-        inputs = _named(probabilities=table, assignments=chosen, losses=loss, mask=absent)
-        target = output(out, table.shape, "[N, K]", in_place="probabilities", **inputs)
+        target = output(
+            out,
+            table.shape,
+            "[N, K]",
+            in_place="probabilities",
+            probabilities=table,
+            assignments=chosen,
+            losses=loss,
+            mask=absent,
+        )
     result = target
     if not isinstance(result, DeviceArray):
         result = empty_beside(table, table.shape, np.float32, "out [N, K]")
@@ -162,11 +169,6 @@ def _distributions(probabilities: Array, mask: Array | None) -> tuple[Host, Host
     absent = expect("mask", mask, np.bool_, "[N, K]", 2)
     expect_shape("mask", absent, "[N, K]", table.shape)
     return table, absent
-
-
-def _named(**arrays: Host | None) -> dict[str, Host]:
-    """Those that are there."""
-    return {name: array for name, array in arrays.items() if array is not None}
 
 
 def _check_minimum(min_probability: float, table: Host, absent: Host | None) -> None:

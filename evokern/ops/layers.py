@@ -6,8 +6,8 @@ import numpy as np
 
 from evokern._arrays import Array, expect, expect_shape, like, output
 from evokern._checks import (
-    apart,
     batch_of,
+    expect_mergeable,
     images_of,
     inputs_of,
     layer_weights,
@@ -64,7 +64,7 @@ def dense_forward(
     slots = slots_of(index, population)
     batch = batch_of(values, (inputs,), len(slots))
     shape = (len(slots), batch, outputs)
-    target = output(out, shape, "[S, B, O]", x=values, w=weights, **apart(bias))
+    target = output(out, shape, "[S, B, O]", x=values, w=weights, b=bias)
     compute = choose(
         "dense_forward", backend, "x w b out", values, weights, bias, target, precision=precision
     )
@@ -129,9 +129,9 @@ def conv2d_forward(
     slots = slots_of(index, population)
     batch = batch_of(values, values.shape[-3:], len(slots))
     shape = (len(slots), batch, outputs, *pool_output(layer, *values.shape[-2:]))
-    merged("x", values, values.ndim - 3)
-    target = output(out, shape, "[S, B, O, H', W']", x=values, w=weights, **apart(bias))
-    merged("out", target, 2)
+    expect_mergeable("x", values, values.ndim - 3)
+    target = output(out, shape, "[S, B, O, H', W']", x=values, w=weights, b=bias)
+    expect_mergeable("out", target, 2)
     compute = choose(
         "conv2d_forward", backend, "x w b out", values, weights, bias, target, precision=precision
     )
@@ -237,7 +237,7 @@ def residual(
     expect_shape("y", second, "the shape of x", first.shape)
     target = output(out, first.shape, "[...]", in_place="x", x=first, y=second)
     for name, array in (("x", first), ("y", second), ("out", target)):
-        merged(name, array, 0)
+        expect_mergeable(name, array, 0)
     compute = choose("residual", backend, "x y out", first, second, target)
     if target.size:
         slope = float(negative_slope)
@@ -274,8 +274,9 @@ def affine(
     slots = slots_of(index, len(gain))
     if len(slots) != len(values):
         raise ShapeError(message("x", f"[S={len(slots)}, B, C, ...]", f"{list(values.shape)}"))
-    inputs = {"x": values, "scale": gain, "shift": offset}
-    target = output(out, values.shape, "[S, B, C, ...]", in_place="x", **inputs)
+    target = output(
+        out, values.shape, "[S, B, C, ...]", in_place="x", x=values, scale=gain, shift=offset
+    )
     compute = choose("affine", backend, "x scale shift out", values, gain, offset, target)
     if target.size:
         compute(merged("x", values, 3), gain, offset, index=slots, out=merged("out", target, 3))

@@ -13,7 +13,7 @@ from evokern._arrays import (
     expect_shape,
     like,
 )
-from evokern._checks import evaluation, expect_either, labels_of
+from evokern._checks import evaluation, sample_weights_of, targets_of
 from evokern._dispatch import choose
 from evokern._values import one_of
 from evokern.errors import ArgumentError, DtypeError, ShapeError, message
@@ -64,15 +64,8 @@ def mutant_loss(
     expect_shape("index", slices, "[S]", (slots,))
     expect_range("index", slices, 0, count - 1, f"slices of {units} units")
     outputs = network.output_shape[0]
-    if loss == "mse":
-        targets = expect("y", y, np.float32, "[B, O] or [S, B, O]", None)
-        expect_either("y", targets, (given.batch, outputs), slots)
-    else:
-        targets = labels_of(y, given.batch, outputs, None, slots)
-    weights = None
-    if sample_weights is not None:
-        weights = expect("sample_weights", sample_weights, np.float32, "[B] or [S, B]", None)
-        expect_either("sample_weights", weights, (given.batch,), slots)
+    targets = targets_of(y, loss, given.batch, outputs, None, slots)
+    weights = sample_weights_of(sample_weights, given.batch, slots)
     losses = empty_beside(given.x, (slots,), np.float32, "loss [S]")
     correct = empty_beside(given.x, (slots,), np.int32, "correct [S]")
     names = "genes centre x y sample_weights"

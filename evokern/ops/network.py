@@ -6,13 +6,13 @@ from typing import Any
 
 import numpy as np
 
-from evokern._arrays import Array, empty_beside, expect, like, output
+from evokern._arrays import Array, empty_beside, like, output
 from evokern._checks import (
     class_counts,
     evaluation,
-    expect_either,
-    labels_of,
-    merged,
+    expect_mergeable,
+    sample_weights_of,
+    targets_of,
 )
 from evokern._dispatch import choose
 from evokern._values import integer, one_of
@@ -58,7 +58,7 @@ def network_forward(
     shape = (given.slots, given.batch, *network.output_shape)
     inputs: dict[str, Any] = {f"genomes[{number}]": bank for number, bank in enumerate(given.banks)}
     target = output(out, shape, "[S, B, *output_shape]", x=given.x, **inputs)
-    merged("out", target, 2)
+    expect_mergeable("out", target, 2)
     names = " ".join(["x", *inputs, "out"])
     arrays = (given.x, *given.banks, target)
     compute = choose(
@@ -114,15 +114,8 @@ def network_loss(
     slots, batch = given.slots, given.batch
     outputs = network.output_shape[0]
     counts = None if classes is None else class_counts(classes, slots, outputs)
-    if loss == "mse":
-        targets = expect("y", y, np.float32, "[B, O] or [S, B, O]", None)
-        expect_either("y", targets, (batch, outputs), slots)
-    else:
-        targets = labels_of(y, batch, outputs, counts, slots)
-    weights = None
-    if sample_weights is not None:
-        weights = expect("sample_weights", sample_weights, np.float32, "[B] or [S, B]", None)
-        expect_either("sample_weights", weights, (batch,), slots)
+    targets = targets_of(y, loss, batch, outputs, counts, slots)
+    weights = sample_weights_of(sample_weights, batch, slots)
     losses = empty_beside(given.x, (slots,), np.float32, "loss [S]")
     correct = empty_beside(given.x, (slots,), np.int32, "correct [S]")
     names = " ".join([*(f"genomes[{number}]" for number in range(len(given.banks))), "x", "y"])

@@ -16,15 +16,22 @@ from evokern._arrays import (
 )
 from evokern._checks import (
     arithmetic_weights,
-    expect_apart,
-    genome_layout,
+    expect_layout,
+    expect_no_parent_overwritten,
     layout_for_rows,
     rows_of_out,
 )
 from evokern._devices import DeviceArray
 from evokern._dispatch import choose
 from evokern._replay_program import compile_replay
-from evokern._values import counter_fields, finite, integer, non_negative, one_of, share
+from evokern._values import (
+    counter_fields,
+    integer,
+    non_negative,
+    non_negative_number,
+    one_of,
+    probability,
+)
 from evokern.errors import DtypeError, ShapeError, message
 from evokern.layout import GenomeLayout
 from evokern.lineage import Lineages
@@ -64,7 +71,7 @@ def init_genomes(
 
     Source of the numbers: Philox stream INIT (docs/bits.md).
     """
-    genome_layout(layout)
+    expect_layout(layout)
     one_of("scheme", scheme, INIT_SCHEMES)
     n = integer("n", n, 0, 2**31 - 1)
     counter_fields(seed, 0, first)
@@ -124,7 +131,7 @@ def crossover_mutate(
     """
     one_of("kind", kind, CROSSOVER_KINDS)
     one_of("distribution", distribution, DISTRIBUTIONS)
-    rate, mutation_rate = share("rate", rate), share("mutation_rate", mutation_rate)
+    rate, mutation_rate = probability("rate", rate), probability("mutation_rate", mutation_rate)
     counter_fields(seed, generation, first)
     pool = expect("genomes", genomes, np.float32, "[P, G]", 2)
     chosen = expect_host("parents", parents, np.int32, f"[R, S] with entries < P={len(pool)}", 2)
@@ -146,7 +153,7 @@ def crossover_mutate(
         letters = "[S, G]" if rows is None else "[Q, G]"
         height = slots if rows is None else len(to_view("out", out))
         target = output(out, (height, genes), letters)
-        expect_apart(target, pool, chosen, rows)
+        expect_no_parent_overwritten(target, pool, chosen, rows)
     compute = choose("crossover_mutate", backend, "genomes out", pool, target)
     if slots and genes:
         compute(
@@ -190,7 +197,7 @@ def mutate_sigma(
         backend: see the module.
     """
     counter_fields(seed, generation, first)
-    tau = finite("tau", tau)
+    tau = non_negative_number("tau", tau)
     strength = expect("sigma", sigma, np.float32, "[S]", 1)
     if not isinstance(strength, DeviceArray):
         non_negative("sigma", strength)
@@ -221,7 +228,7 @@ def replay(
     if not isinstance(lineages, Lineages):
         mend = "begin with evokern.founders"
         raise DtypeError(message("lineages", "Lineages", type(lineages).__name__, mend))
-    genome_layout(layout)
+    expect_layout(layout)
     if out is None:
         check_fits(len(lineages) * layout.size * 4, "out [S, G]", rows=len(lineages))
     target = output(out, (len(lineages), layout.size), "[S, G]")

@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from evokern import _devices, ops
-from evokern._values import assign, integer, number, one_of, share
+from evokern._values import assign, integer, number, one_of, probability
 from evokern.errors import ArgumentError, ShapeError, message
 from evokern.layout import GenomeLayout
 from evokern.network import Dense, Flatten, MaxPool2d, Network
@@ -120,7 +120,7 @@ class ClassificationConfig:
         if not 0 < self.uniform_share <= 1:
             wanted = "a share in (0, 1]"
             raise ArgumentError(message("uniform_share", wanted, repr(self.uniform_share)))
-        share("shift_share", self.shift_share)
+        probability("shift_share", self.shift_share)
         if self.sampling == "importance" and self.objective not in WEIGHTED:
             wanted = f"{' or '.join(WEIGHTED)} with sampling=importance"
             raise ArgumentError(message("objective", wanted, self.objective))

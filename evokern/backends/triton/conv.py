@@ -148,10 +148,10 @@ def conv_kernel(
         channel, tap = number // AREA, number % AREA
         tap_row = (tap // KERNEL_WIDTH)[:, None] + row[None, :]
         tap_column = (tap % KERNEL_WIDTH)[:, None] + column[None, :]
-        there = (tap_row >= 0) & (tap_row < height) & (tap_column >= 0) & (tap_column < width)
-        there &= (number < depth)[:, None] & real[None, :]
+        mask = (tap_row >= 0) & (tap_row < height) & (tap_column >= 0) & (tap_column < width)
+        mask &= (number < depth)[:, None] & real[None, :]
         offsets = (channel[:, None] * height + tap_row) * width + tap_column
-        b = scaled(tl.load(images + offsets, mask=there, other=0), x_scale)
+        b = scaled(tl.load(images + offsets, mask=mask, other=0), x_scale)
         a = tl.load(filters, mask=(n < out_channels)[:, None] & (number < depth)[None, :], other=0)
         total = add_dot(total, a, b, PRECISION)
         filters += step

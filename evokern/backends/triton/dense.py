@@ -26,7 +26,7 @@ from evokern.backends.triton.launch import (
 )
 
 FEW_SAMPLES = 3 if BIG_TILES else plan.FEW_SAMPLES
-"""See there; the interpreter has others."""
+"""In the interpreter the number of programs is what costs."""
 
 FEW_SLOTS = 16 if BIG_TILES else 1 << 31
 """Of more slots, tiles of slots do it: see ``slots_of``."""

@@ -67,7 +67,7 @@ def with_slots_merged(
 
 @triton.jit
 def tile_at(rows, columns, ROWS: tl.constexpr, COLUMNS: tl.constexpr):
-    """Of this program: slot, first row and column, numbers in the tile, and which are there."""
+    """Of this program: slot, first row and column, numbers in the tile, and their mask."""
     across = tl.cdiv(columns, COLUMNS)
     down = tl.cdiv(rows, ROWS).to(tl.int32)
     program = tl.program_id(0)
@@ -76,8 +76,8 @@ def tile_at(rows, columns, ROWS: tl.constexpr, COLUMNS: tl.constexpr):
     column = (program % across).to(tl.int64) * COLUMNS
     m = tl.arange(0, ROWS)
     n = tl.arange(0, COLUMNS)
-    there = (row + m < rows)[:, None] & (column + n < columns)[None, :]
-    return slot, row, column, m, n, there
+    mask = (row + m < rows)[:, None] & (column + n < columns)[None, :]
+    return slot, row, column, m, n, mask
 
 
 @triton.jit
@@ -108,10 +108,10 @@ def activation_kernel(
     ROWS: tl.constexpr,
     COLUMNS: tl.constexpr,
 ):
-    slot, row, column, m, n, there = tile_at(samples, features, ROWS, COLUMNS)
-    values = tl.load(places(x, slot, x_slot, row, m, x_sample, column, n), mask=there, other=0.0)
+    slot, row, column, m, n, mask = tile_at(samples, features, ROWS, COLUMNS)
+    values = tl.load(places(x, slot, x_slot, row, m, x_sample, column, n), mask=mask, other=0.0)
     y = activate(values, CODE, slope)
-    tl.store(places(out, slot, out_slot, row, m, out_sample, column, n), y, mask=there)
+    tl.store(places(out, slot, out_slot, row, m, out_sample, column, n), y, mask=mask)
 
 
 @triton.jit(do_not_specialize=["samples", "slope"])
@@ -132,11 +132,11 @@ def add_kernel(
     ROWS: tl.constexpr,
     COLUMNS: tl.constexpr,
 ):
-    slot, row, column, m, n, there = tile_at(samples, features, ROWS, COLUMNS)
-    first = tl.load(places(x, slot, x_slot, row, m, x_sample, column, n), mask=there, other=0.0)
-    second = tl.load(places(y, slot, y_slot, row, m, y_sample, column, n), mask=there, other=0.0)
+    slot, row, column, m, n, mask = tile_at(samples, features, ROWS, COLUMNS)
+    first = tl.load(places(x, slot, x_slot, row, m, x_sample, column, n), mask=mask, other=0.0)
+    second = tl.load(places(y, slot, y_slot, row, m, y_sample, column, n), mask=mask, other=0.0)
     total = activate(first + second, CODE, slope)
-    tl.store(places(out, slot, out_slot, row, m, out_sample, column, n), total, mask=there)
+    tl.store(places(out, slot, out_slot, row, m, out_sample, column, n), total, mask=mask)
 
 
 @triton.jit(do_not_specialize=["samples", "scale"])
@@ -153,10 +153,10 @@ def widen_bytes_kernel(
     ROWS: tl.constexpr,
     COLUMNS: tl.constexpr,
 ):
-    slot, row, column, m, n, there = tile_at(samples, features, ROWS, COLUMNS)
-    values = tl.load(places(x, slot, x_slot, row, m, x_sample, column, n), mask=there, other=0)
+    slot, row, column, m, n, mask = tile_at(samples, features, ROWS, COLUMNS)
+    values = tl.load(places(x, slot, x_slot, row, m, x_sample, column, n), mask=mask, other=0)
     y = values.to(tl.float32) * scale
-    tl.store(places(out, slot, out_slot, row, m, out_sample, column, n), y, mask=there)
+    tl.store(places(out, slot, out_slot, row, m, out_sample, column, n), y, mask=mask)
 
 
 @triton.jit(do_not_specialize=["samples", "slope"])
@@ -181,15 +181,15 @@ def affine_kernel(
     COLUMNS: tl.constexpr,
 ):
     """Channels are columns."""
-    slot, row, column, m, n, there = tile_at(samples, channels, ROWS, COLUMNS)
+    slot, row, column, m, n, mask = tile_at(samples, channels, ROWS, COLUMNS)
     gains = parameter(scale, scale_stride, scale_rows, slot) + column + n
     offsets = parameter(shift, shift_stride, shift_rows, slot) + column + n
     known = column + n < channels
     gain = widened(tl.load(gains, mask=known, other=0))
     offset = widened(tl.load(offsets, mask=known, other=0))
-    values = tl.load(places(x, slot, x_slot, row, m, x_sample, column, n), mask=there, other=0.0)
+    values = tl.load(places(x, slot, x_slot, row, m, x_sample, column, n), mask=mask, other=0.0)
     y = activate(values * gain[None, :] + offset[None, :], CODE, slope)
-    tl.store(places(out, slot, out_slot, row, m, out_sample, column, n), y, mask=there)
+    tl.store(places(out, slot, out_slot, row, m, out_sample, column, n), y, mask=mask)
 
 
 @triton.jit(do_not_specialize=["samples", "slope"])
@@ -218,7 +218,7 @@ def affine_images_kernel(
 ):
     """Rows are the channels of all samples."""
     rows = tl.cast(samples, tl.int64) * channels
-    slot, row, column, m, n, there = tile_at(rows, length, ROWS, COLUMNS)
+    slot, row, column, m, n, mask = tile_at(rows, length, ROWS, COLUMNS)
     sample, channel = divided(row, m, channels)
     known = row + m < rows
     gains = parameter(scale, scale_stride, scale_rows, slot) + channel
@@ -228,11 +228,11 @@ def affine_images_kernel(
     wide = channel.to(tl.int64)
     x += slot * x_slot + column
     x_places = (sample * x_sample + wide * x_channel)[:, None] + n[None, :]
-    values = tl.load(x + x_places, mask=there, other=0.0)
+    values = tl.load(x + x_places, mask=mask, other=0.0)
     y = activate(values * gain[:, None] + offset[:, None], CODE, slope)
     out += slot * out_slot + column
     out_places = (sample * out_sample + wide * out_channel)[:, None] + n[None, :]
-    tl.store(out + out_places, y, mask=there)
+    tl.store(out + out_places, y, mask=mask)
 
 
 def activation(

@@ -103,8 +103,8 @@ def _add_layer(total, z, w, k, n, inputs, outputs, MOST: tl.constexpr, PRECISION
     """total + z w in dots of at most MOST inputs; the first column of z is input k."""
     if z.shape[-1] <= MOST:
         rows = k + tl.arange(0, z.shape[-1])
-        there = (rows < inputs)[:, None] & (n < outputs)[None, :]
-        b = tl.load(w + rows[:, None] * outputs + n[None, :], mask=there, other=0)
+        mask = (rows < inputs)[:, None] & (n < outputs)[None, :]
+        b = tl.load(w + rows[:, None] * outputs + n[None, :], mask=mask, other=0)
         total = add_dot(total, z, b, PRECISION)
     else:
         first, second = _halves(z)

@@ -190,8 +190,8 @@ def load_genes(genomes, wanted, tile, BLOCKS: tl.constexpr):
     place = _places(BLOCKS)
     if left % 4 == 0:
         # The same for all four genes of a thread, which one instruction then loads.
-        there = (4 * tl.arange(0, BLOCKS) < left)[None, :, None]
-        genes = tl.load(genomes + start + place, mask=wanted & there, other=0.0)
+        mask = (4 * tl.arange(0, BLOCKS) < left)[None, :, None]
+        genes = tl.load(genomes + start + place, mask=wanted & mask, other=0.0)
     else:
         genes = tl.load(genomes + start + place, mask=wanted & (place < left), other=0.0)
     return genes
@@ -203,8 +203,8 @@ def store_genes(genomes, wanted, tile, genes, BLOCKS: tl.constexpr):
     start, left = tile
     place = _places(BLOCKS)
     if left % 4 == 0:
-        there = (4 * tl.arange(0, BLOCKS) < left)[None, :, None]
-        tl.store(genomes + start + place, genes, mask=wanted & there)
+        mask = (4 * tl.arange(0, BLOCKS) < left)[None, :, None]
+        tl.store(genomes + start + place, genes, mask=wanted & mask)
     else:
         tl.store(genomes + start + place, genes, mask=wanted & (place < left))
 
@@ -360,9 +360,9 @@ def _choose_genes(choice, bank, parents, wanted, tile, PARENTS: tl.constexpr, BL
         child = tl.where(choice == 0, child, other)
     else:
         place = _places(BLOCKS)
-        there = wanted & (place < left)
-        row = tl.load(rows + choice * step, mask=there, other=0)
-        child = tl.load(genome_of(bank, row) + start + place, mask=there, other=0.0)
+        mask = wanted & (place < left)
+        row = tl.load(rows + choice * step, mask=mask, other=0)
+        child = tl.load(genome_of(bank, row) + start + place, mask=mask, other=0.0)
     return child
 
 

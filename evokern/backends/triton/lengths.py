@@ -104,8 +104,8 @@ def unit_lengths_kernel(
             this = tl.arange(0, ROWS)[None, :, None] == r
             total += tl.sum(tl.where(this, square, 0.0), 1)
     length = tl.where(total == 0.0, 1.0, tl.sqrt_rn(total))
-    there = (founder < founders)[:, None] & (column < columns)[None, :]
-    tl.store(lengths + founder.to(tl.int64)[:, None] * columns + column[None, :], length, there)
+    mask = (founder < founders)[:, None] & (column < columns)[None, :]
+    tl.store(lengths + founder.to(tl.int64)[:, None] * columns + column[None, :], length, mask)
 
 
 @triton.jit

@@ -190,19 +190,19 @@ def replay_kernel(
         end_tile = first_tile + 1
     for run_tile in range(first_tile, end_tile):
         run = tl.load(tiles + run_tile) + tl.arange(0, SLOTS)[:, None]  # [slots, 1]
-        there = run < tl.load(tiles + run_tile + 1)
-        begins = tl.load(start + run, mask=there, other=_COPY)
-        origin = tl.load(source + run, mask=there, other=0)
-        step = tl.load(first_step + run, mask=there, other=0)
-        end = tl.load(first_step + run + 1, mask=there, other=0)
+        mask = run < tl.load(tiles + run_tile + 1)
+        begins = tl.load(start + run, mask=mask, other=_COPY)
+        origin = tl.load(source + run, mask=mask, other=0)
+        step = tl.load(first_step + run, mask=mask, other=0)
+        end = tl.load(first_step + run + 1, mask=mask, other=0)
 
         child = tl.zeros((SLOTS, BLOCKS, 4), tl.float32)
-        copies = there & (begins == _COPY)
+        copies = mask & (begins == _COPY)
         if tl.max(copies.to(tl.int32)) > 0:
             child = load_genes(
                 genome_of(bank, origin)[:, :, None], copies[:, :, None], tile, BLOCKS
             )
-        starts = there & (begins == _INIT)
+        starts = mask & (begins == _INIT)
         if tl.max(starts.to(tl.int32)) > 0:
             individual = tl.load(number + step, mask=starts, other=0)
             founder_lengths = lengths
@@ -211,7 +211,7 @@ def replay_kernel(
             place = (seed, individual, 0)
             fresh = init_genes(place, parts, founder_lengths, tile, INIT_DISTRIBUTION, BLOCKS)
             child = tl.where(starts[:, :, None], fresh, child)
-        crosses = there & (begins == _CROSSOVER)
+        crosses = mask & (begins == _CROSSOVER)
         if PARENTS > 0 and tl.max(crosses.to(tl.int32)) > 0:
             family = (
                 (crossed + origin.to(tl.int64) * PARENTS)[:, :, None],
@@ -263,10 +263,10 @@ def replay_kernel(
                         ALL_GENES,
                         BLOCKS,
                     )
-        row = tl.load(target + run, mask=there, other=0)
+        row = tl.load(target + run, mask=mask, other=0)
         # Other threads may have loaded genes from where these go, and will load them.
         if not INDEPENDENT:
             tl.debug_barrier()
-        store_genes(genome_of(bank, row)[:, :, None], there[:, :, None], tile, child, BLOCKS)
+        store_genes(genome_of(bank, row)[:, :, None], mask[:, :, None], tile, child, BLOCKS)
         if not INDEPENDENT:
             tl.debug_barrier()

@@ -19,20 +19,20 @@ BLOCK = tl.constexpr(32)
 
 @triton.jit
 def samples_of(slots, samples, N: tl.constexpr):
-    """Of this program: their numbers, slot, number in the slot, and which are there."""
+    """Of this program: their numbers, slot, number in the slot, and their mask."""
     i = tl.program_id(0).to(tl.int64) * N + tl.arange(0, N)
-    there = i < tl.cast(slots, tl.int64) * samples
-    return i, i // samples, i % samples, there
+    mask = i < tl.cast(slots, tl.int64) * samples
+    return i, i // samples, i % samples, mask
 
 
 @triton.jit
-def counted_outputs(classes, slot, there, outputs):
+def counted_outputs(classes, slot, mask, outputs):
     """How many outputs of each sample count, int32, and of any."""
     if classes is None:
         count = tl.full(slot.shape, outputs, tl.int32)
         most = outputs
     else:
-        count = tl.load(classes + slot, mask=there, other=0)
+        count = tl.load(classes + slot, mask=mask, other=0)
         most = tl.max(count, axis=0)
     return count, most
 
@@ -57,26 +57,26 @@ def cross_entropy_kernel(
 
     The loss is NaN where a label is none of the outputs that count.
     """
-    i, slot, sample, there = samples_of(slots, samples, N)
-    count, most_count = counted_outputs(classes, slot, there, outputs)
+    i, slot, sample, mask = samples_of(slots, samples, N)
+    count, most_count = counted_outputs(classes, slot, mask, outputs)
     z += slot * z_slot + sample * z_sample
-    most = tl.load(z, mask=there, other=0.0)
+    most = tl.load(z, mask=mask, other=0.0)
     prediction = tl.zeros([N], tl.int32)
     for c in range(1, most_count):
-        logit = tl.load(z + c, mask=there & (c < count), other=float("-inf"))
+        logit = tl.load(z + c, mask=mask & (c < count), other=float("-inf"))
         prediction = tl.where(logit > most, c, prediction)
         most = larger(most, logit)
     total = tl.zeros([N], tl.float32)
     for c in range(0, most_count):
         # exp(-inf) is +0, which changes no bit of a sum that starts at +0; inf - inf would be NaN.
-        logit = tl.load(z + c, mask=there & (c < count), other=0.0)
+        logit = tl.load(z + c, mask=mask & (c < count), other=0.0)
         total = tl.where(c < count, total + exp(logit - most), total)
-    label = tl.load(labels + slot * labels_slot + sample * labels_sample, mask=there, other=0)
-    known = there & (label >= 0) & (label < count)
+    label = tl.load(labels + slot * labels_slot + sample * labels_sample, mask=mask, other=0)
+    known = mask & (label >= 0) & (label < count)
     loss = (log(total) + most) - tl.load(z + label, mask=known, other=float("nan"))
     right = (most == most) & (prediction == label)
-    tl.store(losses + i, loss, mask=there)
-    tl.store(correct + i, right.to(tl.int32), mask=there)
+    tl.store(losses + i, loss, mask=mask)
+    tl.store(correct + i, right.to(tl.int32), mask=mask)
 
 
 @triton.jit(do_not_specialize=["slots", "samples", "outputs"])
@@ -96,19 +96,19 @@ def squared_error_kernel(
     N: tl.constexpr,
 ):
     """Programs: parts of the samples of all slots; z [slots, samples, outputs]."""
-    i, slot, sample, there = samples_of(slots, samples, N)
-    count, most_count = counted_outputs(classes, slot, there, outputs)
+    i, slot, sample, mask = samples_of(slots, samples, N)
+    count, most_count = counted_outputs(classes, slot, mask, outputs)
     z += slot * z_slot + sample * z_sample
     targets += slot * targets_slot + sample * targets_sample
     total = tl.zeros([N], tl.float32)
     for o in range(0, most_count):
-        counts = there & (o < count)
+        counts = mask & (o < count)
         error = tl.load(z + o, mask=counts, other=0.0) - tl.load(
             targets + o, mask=counts, other=0.0
         )
         total += error * error
-    tl.store(losses + i, tl.div_rn(total, count.to(tl.float32)), mask=there)
-    tl.store(correct + i, tl.zeros([N], tl.int32), mask=there)
+    tl.store(losses + i, tl.div_rn(total, count.to(tl.float32)), mask=mask)
+    tl.store(correct + i, tl.zeros([N], tl.int32), mask=mask)
 
 
 @triton.jit
@@ -134,13 +134,13 @@ def mean_losses_kernel(
 ):
     """Programs: parts of the slots; weights [slots, samples], of all slots, or None."""
     slot = tl.program_id(0) * N + tl.arange(0, N)
-    there = slot < slots
+    mask = slot < slots
     lane = tl.arange(0, BLOCK)
     start = slot.to(tl.int64)[:, None] * samples + lane[None, :]
     total = tl.zeros([N], tl.float32)
     right = tl.zeros([N, BLOCK], tl.int32)
     for first in range(0, samples, BLOCK):
-        known = there[:, None] & (first + lane < samples)[None, :]
+        known = mask[:, None] & (first + lane < samples)[None, :]
         loss = tl.load(losses + start + first, mask=known, other=0.0)
         if weights is not None:
             place = slot.to(tl.int64)[:, None] * weights_slot + first + lane[None, :]
@@ -148,8 +148,8 @@ def mean_losses_kernel(
         total += block_sum(loss)
         right += tl.load(correct + start + first, mask=known, other=0)
     mean = tl.div_rn(total, tl.cast(samples, tl.float32))
-    tl.store(out_loss + slot, mean, mask=there)
-    tl.store(out_correct + slot, tl.sum(right, axis=1), mask=there)
+    tl.store(out_loss + slot, mean, mask=mask)
+    tl.store(out_correct + slot, tl.sum(right, axis=1), mask=mask)
 
 
 def sample_losses(

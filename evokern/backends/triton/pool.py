@@ -67,7 +67,7 @@ def pool_kernel(
     COLUMNS: tl.constexpr,
 ):
     images, windows = tl.cast(samples, tl.int64) * channels, out_height * out_width
-    slot, image, first, m, n, there = tile_at(images, windows, ROWS, COLUMNS)
+    slot, image, first, m, n, mask = tile_at(images, windows, ROWS, COLUMNS)
     sample, channel = divided(image, m, channels)
     window = first.to(tl.int32) + n
     out_y, out_x = window // out_width, window % out_width
@@ -83,7 +83,7 @@ def pool_kernel(
         at = corner + tl.cast(i, tl.int64) * x_row
         row_there = (top + i >= 0) & (top + i < height)
         for j in range(kernel_width):
-            inside = there
+            inside = mask
             if PADDED:
                 inside &= (row_there & (left + j >= 0) & (left + j < width))[None, :]
             value = tl.load(at + j, mask=inside, other=nothing)
@@ -99,7 +99,7 @@ def pool_kernel(
 
     out += slot * out_slot + sample * out_sample + channel.to(tl.int64) * out_channel
     to = out[:, None] + (out_y.to(tl.int64) * out_row + out_x)[None, :]
-    tl.store(to, y, mask=there)
+    tl.store(to, y, mask=mask)
 
 
 def pool(

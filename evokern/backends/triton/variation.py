@@ -178,18 +178,18 @@ def crossover_mutate_kernel(
     number = tl.program_id(0) % tiles
     slot = (tl.program_id(0) // tiles).to(tl.int64) * SLOTS + tl.arange(0, SLOTS)  # [slots]
     slot = slot[:, None, None]
-    there = slot < slots
+    mask = slot < slots
     tile = tile_of(number, genes, BLOCKS)
     bank = (genomes, genomes_stride, 0, None, 0)
     individual = first.to(tl.uint32) + slot.to(tl.uint32)
     source = (seed, tl.reshape(individual, (SLOTS, 1)), generation.to(tl.uint32))
 
     # Copies first: what no crossover makes are the first parents with every bit kept.
-    row = tl.load(parents + slot, mask=there, other=0)
+    row = tl.load(parents + slot, mask=mask, other=0)
     differ = tl.zeros((SLOTS, 1, 1), tl.int1)
     if KIND != NONE:
         for r in range(1, PARENTS):
-            differ |= tl.load(parents + r * slots + slot, mask=there, other=0) != row
+            differ |= tl.load(parents + r * slots + slot, mask=mask, other=0) != row
     if KIND != NONE and tl.max(differ.to(tl.int32)) > 0:
         units = None
         if KIND == ROWS:
@@ -200,7 +200,7 @@ def crossover_mutate_kernel(
             bank,
             family,
             units,
-            there,
+            mask,
             crossed.to(tl.uint32),
             tile,
             KIND,
@@ -209,13 +209,13 @@ def crossover_mutate_kernel(
             BLOCKS,
         )
         if KIND == ARITHMETIC:
-            first_parent = load_genes(genome_of(bank, row), there & (differ == 0), tile, BLOCKS)
+            first_parent = load_genes(genome_of(bank, row), mask & (differ == 0), tile, BLOCKS)
             child = tl.where(differ, child, first_parent)
     else:
-        child = load_genes(genome_of(bank, row), there, tile, BLOCKS)
+        child = load_genes(genome_of(bank, row), mask, tile, BLOCKS)
 
     if MUTATES:
-        strength = tl.load(sigma + slot, mask=there, other=0.0)
+        strength = tl.load(sigma + slot, mask=mask, other=0.0)
         if tl.max((strength != 0.0).to(tl.int32)) > 0:
             child = mutate(
                 source,
@@ -229,8 +229,8 @@ def crossover_mutate_kernel(
             )
     target = slot
     if out_rows is not None:
-        target = tl.load(out_rows + slot, mask=there, other=0).to(tl.int64)
-    store_genes(out + target * out_stride, there, tile, child, BLOCKS)
+        target = tl.load(out_rows + slot, mask=mask, other=0).to(tl.int64)
+    store_genes(out + target * out_stride, mask, tile, child, BLOCKS)
 
 
 def mutate_sigma(

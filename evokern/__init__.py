@@ -13,8 +13,7 @@ from evokern._dispatch import which
 from evokern._version import __version__
 from evokern.backends.cpu import set_threads
 from evokern.extension import add_op, include_dir
-from evokern.lineage import Lineages, founders
-from evokern.network import (
+from evokern.layers import (
     Activation,
     Affine,
     AvgPool2d,
@@ -24,9 +23,10 @@ from evokern.network import (
     Flatten,
     GlobalAvgPool,
     MaxPool2d,
-    Network,
     Residual,
 )
+from evokern.lineage import Lineages, founders
+from evokern.network import Network
 
 __all__ = [
     "Activation",

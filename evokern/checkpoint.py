@@ -19,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 import safetensors
 
-from evokern import network as layers
+from evokern import layers
 from evokern.errors import CheckpointError, DtypeError, ShapeError, message
 from evokern.files import Content, make_folder, remove, replace_file, unfinished
 from evokern.network import Network

@@ -14,8 +14,7 @@ from evokern._onnx_graph import Graph
 from evokern._version import __version__
 from evokern.errors import ArgumentError, DtypeError, ShapeError, message
 from evokern.files import replace_file
-from evokern.layers import shapes_along
-from evokern.network import (
+from evokern.layers import (
     Activation,
     Affine,
     AvgPool2d,
@@ -26,9 +25,10 @@ from evokern.network import (
     GlobalAvgPool,
     Layer,
     MaxPool2d,
-    Network,
     Residual,
+    shapes_along,
 )
+from evokern.network import Network
 
 OPSET, IR_VERSION = 20, 9
 """Versions of exported files: the oldest that have Gelu; onnxruntime reads them since 1.17."""

@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 from evokern import _arrays
 from evokern.errors import ArgumentError, message
-from evokern.network import (
+from evokern.layers import (
     Activation,
     Affine,
     AvgPool2d,
@@ -28,9 +28,9 @@ from evokern.network import (
     GlobalAvgPool,
     Layer,
     MaxPool2d,
-    Network,
     Residual,
 )
+from evokern.network import Network
 from evokern.rules import PRECISIONS, LossName, Precision
 
 F64 = npt.NDArray[np.float64]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, cast
 
-from evokern.network import ActivationName, Conv2d, Dense
+from evokern.layers import ActivationName, Conv2d, Dense
 
 OneLayer = tuple[list[Any], tuple[Dense | Conv2d], tuple[int, ...]]
 """Banks, layers and input shape, as ``layers_forward`` of a back end takes them."""

@@ -4,7 +4,7 @@ Arrays may be NumPy, torch or anything with DLPack on the host, or torch and CuP
 results come back as the caller's kind without a copy. The last axis must be contiguous, other
 strides are free. What has one number per individual (parents, sigma, index, classes) is on the host
 always; on a device the ops do not wait and so do not look at values there. All ops take
-``backend="auto" | "cpu" | "cuda" | "reference"`` and, where it makes sense, ``out=``.
+``backend="auto" | "reference" | "cpu" | "cuda" | "triton"`` and, where it makes sense, ``out=``.
 
 Shapes: **P** population, **G** genes, **S** slots (what one call evaluates), **B** batch, **R**
 parents, **I/O** features in and out, **C H W** channels, height, width, **N** assigned layers,

@@ -19,14 +19,7 @@ from evokern._checks import (
 from evokern._dispatch import choose
 from evokern._values import one_of
 from evokern.errors import ShapeError, message
-from evokern.network import (
-    ACTIVATIONS,
-    ActivationName,
-    AvgPool2d,
-    Conv2d,
-    MaxPool2d,
-    pool_output,
-)
+from evokern.layers import ACTIVATIONS, ActivationName, AvgPool2d, Conv2d, MaxPool2d, pool_output
 from evokern.rules import PRECISIONS, Precision
 
 
@@ -49,7 +42,7 @@ def dense_forward(
         w: float32 [P, I, O], inner axes contiguous.
         b: float32 [P, O]; None: sums start at +0.
         index: int32 [S], the individual each slot runs; None means S = P, one each.
-        activation: a name of ``evokern.network.ACTIVATIONS``.
+        activation: a name of ``evokern.layers.ACTIVATIONS``.
         negative_slope: of ``leaky_relu``.
         precision: ``fp32`` (the bits of docs/bits.md), ``bf16`` (inputs rounded to bf16) or,
             with Triton's kernels, ``tf32``.

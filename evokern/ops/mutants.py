@@ -17,7 +17,8 @@ from evokern._checks import evaluation, sample_weights_of, targets_of
 from evokern._dispatch import choose
 from evokern._values import one_of
 from evokern.errors import ArgumentError, DtypeError, ShapeError, message
-from evokern.network import Dense, Network
+from evokern.layers import Dense
+from evokern.network import Network
 from evokern.rules import LOSSES, LossName
 
 

@@ -18,8 +18,9 @@ import numpy.typing as npt
 from evokern import _devices, ops
 from evokern._values import assign, integer, number, one_of, probability
 from evokern.errors import ArgumentError, ShapeError, message
+from evokern.layers import Dense, Flatten, MaxPool2d
 from evokern.layout import GenomeLayout
-from evokern.network import Dense, Flatten, MaxPool2d, Network
+from evokern.network import Network
 from evokern.population import allocate_genomes
 from evokern.problems.datasets import Dataset, Labels, holdout_split, mean_image, normalise
 from evokern.problems.epochs import EpochSampler

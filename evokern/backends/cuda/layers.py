@@ -10,7 +10,7 @@ import numpy.typing as npt
 from evokern.backends import one_layer
 from evokern.backends.cuda.network import layers_forward
 from evokern.backends.device import Block, current_device
-from evokern.network import ACTIVATIONS
+from evokern.layers import ACTIVATIONS
 
 
 def dense_forward(

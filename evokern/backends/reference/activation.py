@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from evokern.errors import ArgumentError, message
-from evokern.network import ACTIVATIONS
+from evokern.layers import ACTIVATIONS
 
 _SIGN = np.uint32(0x80000000)
 _MAGNITUDE = np.uint32(0x7FFFFFFF)
@@ -189,7 +189,7 @@ _PLAIN = {
 
 
 def activate(name: str, x: NDArray[np.float32], slope: float = 0.01) -> NDArray[np.float32]:
-    """The activation function of that name (`evokern.network.ACTIVATIONS`).
+    """The activation function of that name (`evokern.layers.ACTIVATIONS`).
 
     Args:
         name: which function.

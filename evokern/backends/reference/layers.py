@@ -38,7 +38,7 @@ def dense_forward(
         w: float32 [P, I, O].
         b: float32 [P, O]; None: sums start at +0.
         index: int32 [S], the individual that each slot runs.
-        activation: name from `evokern.network.ACTIVATIONS`.
+        activation: name from `evokern.layers.ACTIVATIONS`.
         negative_slope: of ``leaky_relu``.
         precision: "fp32", or "bf16": inputs and weights rounded to bf16, sums in fp32.
         out: float32 [S, B, O].
@@ -101,7 +101,7 @@ def residual(x: F32, y: F32, *, activation: str, negative_slope: float, out: F32
 
     Args:
         x, y: float32 [...].
-        activation: name from `evokern.network.ACTIVATIONS`.
+        activation: name from `evokern.layers.ACTIVATIONS`.
         negative_slope: of ``leaky_relu``.
         out: float32 [...].
     """

@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 from evokern.backends.reference.activation import activate
 from evokern.backends.reference.layers import dense_sums, slot_chunks
 from evokern.backends.reference.network import Banks, network_loss
-from evokern.network import Dense, Flatten, Network
+from evokern.layers import Dense, Flatten
+from evokern.network import Network
 
 F32 = NDArray[np.float32]
 Weights = tuple[F32, F32 | None]

@@ -23,9 +23,7 @@ from evokern.backends.reference.layers import (
 )
 from evokern.backends.reference.loss import cross_entropy, squared_error
 from evokern.backends.reference.pool import avg_pool2d, global_avg_pool, max_pool2d
-from evokern.layers import genes_along, shapes_along
-from evokern.layout import GenomeLayout
-from evokern.network import (
+from evokern.layers import (
     Activation,
     Affine,
     AvgPool2d,
@@ -36,10 +34,13 @@ from evokern.network import (
     GlobalAvgPool,
     Layer,
     MaxPool2d,
-    Network,
     Residual,
+    genes_along,
     pool_output,
+    shapes_along,
 )
+from evokern.layout import GenomeLayout
+from evokern.network import Network
 
 F32 = NDArray[np.float32]
 Banks = list[NDArray[np.float32] | NDArray[np.uint16]]

@@ -10,7 +10,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from evokern.network import ACTIVATIONS
+from evokern.layers import ACTIVATIONS
 
 INFINITY = tl.constexpr(float("inf"))
 

@@ -16,7 +16,8 @@ from evokern import _cpu
 from evokern._replay_program import ReplayProgram
 from evokern._values import integer
 from evokern.backends import one_layer
-from evokern.backends.steps import NetworkProgram, compile_network, use_tiles
+from evokern.backends.step_table import NetworkProgram
+from evokern.backends.steps import compile_network, use_tiles
 from evokern.errors import BackendError
 from evokern.layers import ACTIVATIONS, Dense, Layer
 from evokern.layout import GENE_CONTENTS, GenomeLayout

@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from evokern.backends.device import current_device
-from evokern.backends.steps import (
+from evokern.backends.step_table import (
     ADD,
     CHANNELS_FIRST,
     CHANNELS_LAST,
@@ -26,8 +26,8 @@ from evokern.backends.steps import (
     ELMAN,
     NetworkProgram,
     Step,
-    compile_network,
 )
+from evokern.backends.steps import compile_network
 from evokern.layers import Affine, Conv2d, Dense, Elman, Layer, Residual, shapes_along
 from evokern.network import Network
 

@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from evokern.backends.device import Block, current_device
 from evokern.backends.plan import Plan, dense_stack, plan_for
-from evokern.backends.steps import (
+from evokern.backends.step_table import (
     ADD,
     AFFINE,
     AVG_POOL,

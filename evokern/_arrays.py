@@ -33,6 +33,7 @@ def to_view(name: str, value: Array) -> Host:
     if isinstance(value, DeviceArray):
         return cast(Host, value)
     if _is_tensor(value):
+        _refuse_grad(name, value)
         try:
             view: Host = value.numpy()  # a quarter of the time of DLPack
         except (RuntimeError, TypeError):
@@ -47,13 +48,16 @@ def to_view(name: str, value: Array) -> Host:
 
 def to_host(name: str, value: Array) -> Host:
     """A NumPy view of ``value``; refuses what is not an array on the host or requires grad."""
-    view = value if isinstance(value, np.ndarray) else to_view(name, value)
+    view = value if type(value) is np.ndarray else to_view(name, value)
     return _to_host(name, value) if isinstance(view, DeviceArray) else view
 
 
 def _to_host(name: str, value: Array) -> Host:
+    if isinstance(value, np.ma.MaskedArray):
+        mend = f"try {name}.filled(...)"
+        raise DtypeError(message(name, "an array without a mask", "a masked array", mend))
     if isinstance(value, np.ndarray):
-        return value
+        return value.view(np.ndarray)  # a matrix has rules of its own
     _refuse_grad(name, value)
     if hasattr(value, "__cuda_array_interface__") or _on_device(value):
         raise BackendError(
@@ -62,7 +66,11 @@ def _to_host(name: str, value: Array) -> Host:
     if _is_tensor(value):
         raise DtypeError(message(name, "an element type that NumPy has", str(value.dtype)))
     if hasattr(value, "__dlpack__"):
-        return np.from_dlpack(value)
+        try:
+            return np.from_dlpack(value)
+        except (BufferError, RuntimeError, TypeError) as error:
+            wanted = "an array that NumPy can take by DLPack"
+            raise DtypeError(message(name, wanted, str(error))) from error
     mend = f"try np.asarray({name})"
     raise DtypeError(message(name, "an array", f"{type(value).__name__}", mend))
 
@@ -76,7 +84,10 @@ def _refuse_grad(name: str, value: Array) -> None:
 
 def _is_tensor(value: Array) -> bool:
     module = type(value).__module__
-    return module == "torch" or module.startswith("torch.")
+    if module == "torch" or module.startswith("torch."):
+        return True
+    kind = getattr(sys.modules.get("torch"), "Tensor", None)
+    return kind is not None and isinstance(value, kind)
 
 
 def _on_device(value: Array) -> bool:
@@ -117,7 +128,7 @@ def expect(name: str, value: Array, dtype: npt.DTypeLike, shape: str, ndim: int 
 
     ``shape`` is what the error shows, such as ``[P, G]``; ``ndim`` None skips the axis count.
     """
-    array = value if isinstance(value, np.ndarray) else to_view(name, value)
+    array = value if type(value) is np.ndarray else to_view(name, value)
     if array.dtype is _DTYPES.get(dtype) and array.ndim == ndim:
         flags = array.flags
         if flags.c_contiguous and flags.aligned:
@@ -262,6 +273,8 @@ def expect_writable(array: Host) -> None:
     """Raises LayoutError for a read-only ``out`` or one whose rows overlap."""
     if not array.flags.writeable:
         raise LayoutError(message("out", "a writable array", "a read-only one"))
+    if not array.size:  # such strides are 0
+        return
     needed = array.itemsize
     for length, stride in sorted(zip(array.shape, array.strides, strict=True), key=_by_stride):
         if length > 1 and abs(stride) < needed:

@@ -30,6 +30,9 @@ from evokern.layers import MAX_INPUTS, MAX_WIDTH
 from evokern.layout import GenomeLayout, size_of
 from evokern.network import Network
 
+_ANY_HEIGHT = 2**31 - 1
+"""Of the banks of a network that has none."""
+
 
 def expect_layout(layout: GenomeLayout) -> None:
     if not isinstance(layout, GenomeLayout):
@@ -72,7 +75,8 @@ def rows_of_out(out_rows: Array, out: Array | None, slots: int) -> Host:
         raise ArgumentError(message("out", "an array [Q, G] with out_rows", "None"))
     rows = expect_host("out_rows", out_rows, np.int32, "[S]", 1)
     expect_shape("out_rows", rows, "[S]", (slots,))
-    expect_range("out_rows", rows, 0, len(to_view("out", out)) - 1, "rows of out")
+    height = len(expect("out", out, np.float32, "[Q, G]", 2))
+    expect_range("out_rows", rows, 0, height - 1, "rows of out")
     if len(np.unique(rows)) != slots:
         raise ArgumentError(message("out_rows", "distinct rows", "a row named twice"))
     return rows
@@ -197,7 +201,7 @@ def _views(genomes: Array, network: Network, index: Array | None) -> tuple[list[
     expect_shape("genomes", pool, "[P, G]", (len(pool), layout.size))
     ends = (*layout.offsets[1:], layout.size)
     banks = [pool[:, a:b] for a, b in zip(layout.offsets, ends, strict=False)]
-    if index is not None and np.ndim(index) == 2:
+    if _axes_of(index) == 2:
         return banks, _layer_index(index, [len(pool)] * len(banks))
     slots = slots_of(index, len(pool))
     return banks, slots[None].repeat(max(1, len(banks)), axis=0)
@@ -222,16 +226,23 @@ def _banks(
         raise DtypeError(message("genomes", "banks of one type", got))
     heights = [len(bank) for bank in banks]
     if index is None:
+        if not heights:
+            wanted = "int32 [S] for a network without parameters"
+            raise ShapeError(message("index", wanted, "None"))
         if len(set(heights)) > 1:
             mend = "pass index int32 [layers, S]"
             raise ShapeError(
                 message("genomes", "banks of one height without index", f"{heights}", mend)
             )
         index = np.arange(heights[0], dtype=np.int32)
-    if np.ndim(index) == 1:
-        slots = slots_of(index, min(heights))
-        return banks, slots[None].repeat(len(banks), axis=0)
-    return banks, _layer_index(index, heights)
+    if _axes_of(index) == 2:
+        return banks, _layer_index(index, heights)
+    slots = slots_of(index, min(heights, default=_ANY_HEIGHT))
+    return banks, slots[None].repeat(len(banks), axis=0)
+
+
+def _axes_of(index: Array | None) -> int:
+    return getattr(index, "ndim", 1)
 
 
 def _layer_index(index: Array, heights: list[int]) -> Host:
@@ -254,8 +265,9 @@ def inputs_of(x: Array, shape: str, x_scale: float | None) -> Host:
     if x_scale is None:
         mend = "pass x_scale, such as 1/255"
         raise ArgumentError(message("x_scale", "a number for x of uint8", "None", mend))
-    _values.number("x_scale", x_scale)
-    if not abs(x_scale) < 2.0**128:
+    with np.errstate(over="ignore"):
+        scale = np.float32(_values.number("x_scale", x_scale))
+    if not np.isfinite(scale):
         raise ArgumentError(message("x_scale", "a number that float32 can hold", repr(x_scale)))
     return expect("x", values, np.uint8, shape, None)
 

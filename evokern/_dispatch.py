@@ -39,6 +39,8 @@ def choose(
     would ask of the arrays' library. Raises BackendError for a back end that is unknown or lacks
     the op, for arrays that are not all where it works, and for tf32 on the host.
     """
+    if not isinstance(backend, str):
+        raise BackendError(message("backend", "a name", f"{type(backend).__name__} {backend!r}"))
     for array in arrays:
         if isinstance(array, DeviceArray):
             given = dict(zip(names.split(), arrays, strict=True))

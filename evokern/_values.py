@@ -34,11 +34,13 @@ def integer(name: str, value: int, least: int, most: int) -> int:
     return int(value)
 
 
-def counter_fields(seed: int, generation: int, first: int) -> None:
-    """Raises an error unless the fields of Philox's key and counter can hold these."""
-    integer("seed", seed, 0, _UINT64_MAX)
-    integer("generation", generation, 0, _UINT32_MAX)
-    integer("first", first, 0, _UINT32_MAX)
+def counter_fields(seed: int, generation: int, first: int) -> tuple[int, int, int]:
+    """As Python's ints, which do not overflow; errors where Philox's fields cannot hold them."""
+    return (
+        integer("seed", seed, 0, _UINT64_MAX),
+        integer("generation", generation, 0, _UINT32_MAX),
+        integer("first", first, 0, _UINT32_MAX),
+    )
 
 
 def boolean(name: str, value: bool) -> bool:
@@ -50,23 +52,33 @@ def boolean(name: str, value: bool) -> bool:
 def number(name: str, value: float) -> float:
     if isinstance(value, bool) or not isinstance(value, (int, float, np.integer, np.floating)):
         raise DtypeError(message(name, "a number", f"{type(value).__name__} {value!r}"))
-    return float(value)
+    try:
+        return float(value)
+    except OverflowError:  # an int
+        return math.inf if value > 0 else -math.inf
 
 
 def probability(name: str, value: float) -> float:
-    number(name, value)
-    if not 0.0 <= value <= 1.0:
+    share = number(name, value)
+    if not 0.0 <= share <= 1.0:
         raise ArgumentError(message(name, "a probability in [0, 1]", repr(value)))
-    return float(value)
+    return share
 
 
 def non_negative_number(name: str, value: float) -> float:
     if type(value) is float and 0.0 <= value < math.inf:
         return value
-    number(name, value)
-    if not (math.isfinite(value) and value >= 0):
+    converted = number(name, value)
+    if not 0.0 <= converted < math.inf:
         raise ArgumentError(message(name, "a finite number >= 0", repr(value)))
-    return float(value)
+    return converted
+
+
+def finite_number(name: str, value: float) -> float:
+    converted = number(name, value)
+    if not math.isfinite(converted):
+        raise ArgumentError(message(name, "a finite number", repr(value)))
+    return converted
 
 
 def non_negative(name: str, array: npt.NDArray[Any]) -> None:

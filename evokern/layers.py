@@ -9,7 +9,8 @@ import math
 from dataclasses import dataclass
 from typing import Literal, get_args
 
-from evokern.errors import ArgumentError, ShapeError, message
+from evokern._values import assign, boolean, finite_number, integer
+from evokern.errors import ArgumentError, DtypeError, ShapeError, message
 from evokern.layout import AffineGenes, DenseGenes, ElmanGenes, Genes
 
 ActivationName = Literal[
@@ -24,23 +25,45 @@ MAX_WIDTH = 65536
 MAX_INPUTS = 2**24
 """Features that a dense layer takes."""
 
+_MOST_PIXELS = 2**31 - 1
+
+
+def slope_of(negative_slope: float) -> float:
+    """A slope as a number whose equals have its bits: programs are looked up by it."""
+    return finite_number("negative_slope", negative_slope) + 0.0  # -0.0 becomes 0.0
+
 
 def _pair(value: int | tuple[int, int], name: str, minimum: int) -> tuple[int, int]:
-    pair = (value, value) if isinstance(value, int) else tuple(value)
-    if len(pair) != 2 or not all(isinstance(v, int) and v >= minimum for v in pair):
-        raise ArgumentError(message(name, f"an int or a pair of ints >= {minimum}", repr(value)))
-    return pair[0], pair[1]
+    pair = tuple(value) if isinstance(value, tuple | list) else (value, value)
+    wanted = f"an int or a pair of ints >= {minimum}"
+    if len(pair) != 2:
+        raise ArgumentError(message(name, wanted, repr(value)))
+    try:
+        height, width = (integer(name, side, minimum, _MOST_PIXELS) for side in pair)
+    except (ArgumentError, DtypeError):
+        raise ArgumentError(message(name, wanted, repr(value))) from None
+    return height, width
 
 
-def _check_activation(name: str) -> None:
+def _set_activation(layer: object, name: str, negative_slope: float) -> None:
     if name not in ACTIVATIONS:
         raise ArgumentError(message("activation", f"one of {list(ACTIVATIONS)}", repr(name)))
+    assign(layer, "negative_slope", slope_of(negative_slope))
 
 
-def _check_outputs(layer: str, outputs: int) -> None:
-    if not isinstance(outputs, int) or not 1 <= outputs <= MAX_WIDTH:
-        wanted = f"1 <= outputs <= {MAX_WIDTH}"
-        raise ArgumentError(message(f"{layer}.outputs", wanted, repr(outputs)))
+def _set_outputs(layer: object, outputs: int) -> None:
+    name = f"{type(layer).__name__}.outputs"
+    assign(layer, "outputs", integer(name, outputs, 1, MAX_WIDTH))
+
+
+def _set_window(layer: object, names: tuple[str, ...]) -> None:
+    """Sides become ints and pairs tuples, which can be hashed."""
+    for name in names:
+        value = getattr(layer, name)
+        if isinstance(value, tuple | list):
+            assign(layer, name, tuple(map(int, value)))
+        elif value is not None:
+            assign(layer, name, int(value))
 
 
 @dataclass(frozen=True)
@@ -55,8 +78,9 @@ class Dense:
     """Without it the sum starts at +0."""
 
     def __post_init__(self) -> None:
-        _check_activation(self.activation)
-        _check_outputs("Dense", self.outputs)
+        _set_activation(self, self.activation, self.negative_slope)
+        _set_outputs(self, self.outputs)
+        boolean("bias", self.bias)
 
 
 @dataclass(frozen=True)
@@ -81,9 +105,11 @@ class Conv2d:
         )
 
     def __post_init__(self) -> None:
-        _check_activation(self.activation)
-        _check_outputs("Conv2d", self.outputs)
+        _set_activation(self, self.activation, self.negative_slope)
+        _set_outputs(self, self.outputs)
+        boolean("bias", self.bias)
         self.geometry()
+        _set_window(self, ("kernel", "stride", "padding"))
 
 
 @dataclass(frozen=True)
@@ -94,7 +120,7 @@ class Affine:
     negative_slope: float = 0.01
 
     def __post_init__(self) -> None:
-        _check_activation(self.activation)
+        _set_activation(self, self.activation, self.negative_slope)
 
 
 @dataclass(frozen=True)
@@ -111,8 +137,9 @@ class Elman:
     return_sequence: bool = False
 
     def __post_init__(self) -> None:
-        _check_activation(self.activation)
-        _check_outputs("Elman", self.outputs)
+        _set_activation(self, self.activation, self.negative_slope)
+        _set_outputs(self, self.outputs)
+        boolean("return_sequence", self.return_sequence)
 
 
 @dataclass(frozen=True)
@@ -123,7 +150,7 @@ class Activation:
     negative_slope: float = 0.01
 
     def __post_init__(self) -> None:
-        _check_activation(self.name)
+        _set_activation(self, self.name, self.negative_slope)
 
 
 @dataclass(frozen=True)
@@ -153,6 +180,7 @@ class Pool2d:
 
     def __post_init__(self) -> None:
         self.geometry()
+        _set_window(self, ("kernel", "stride", "padding"))
 
 
 @dataclass(frozen=True)
@@ -166,6 +194,10 @@ class AvgPool2d(Pool2d):
 
     count_include_pad: bool = True
     """Whether padding counts as elements of the window (as in PyTorch)."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        boolean("count_include_pad", self.count_include_pad)
 
 
 @dataclass(frozen=True)
@@ -183,10 +215,10 @@ class Residual:
     negative_slope: float = 0.01
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "body", tuple(self.body))
+        assign(self, "body", tuple(self.body))
         if self.shortcut is not None:
-            object.__setattr__(self, "shortcut", tuple(self.shortcut))
-        _check_activation(self.activation)
+            assign(self, "shortcut", tuple(self.shortcut))
+        _set_activation(self, self.activation, self.negative_slope)
 
 
 Layer = (

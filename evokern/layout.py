@@ -107,6 +107,7 @@ class GenomeLayout:
     blocks: tuple[Genes, ...]
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "blocks", tuple(self.blocks))
         for number, block in enumerate(self.blocks):
             if block.outputs < 1 or any(part.rows < 1 for part in block.parts):
                 wanted = "at least one input and one output"

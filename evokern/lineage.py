@@ -15,6 +15,7 @@ project's.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from functools import cached_property
@@ -23,7 +24,15 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from evokern._values import counter_fields, integer, non_negative, number, one_of, probability
+from evokern._values import (
+    assign,
+    counter_fields,
+    integer,
+    non_negative,
+    number,
+    one_of,
+    probability,
+)
 from evokern.errors import ArgumentError, DtypeError, ShapeError, message
 from evokern.rules import (
     CROSSOVER_KINDS,
@@ -68,18 +77,19 @@ class Recipe:
     distribution: Distribution = "normal"
 
     def __post_init__(self) -> None:
-        counter_fields(self.seed, 0, 0)
+        assign(self, "seed", counter_fields(self.seed, 0, 0)[0])
         one_of("scheme", self.scheme, INIT_SCHEMES)
         one_of("kind", self.kind, CROSSOVER_KINDS)
         one_of("distribution", self.distribution, DISTRIBUTIONS)
-        probability("rate", self.rate)
-        probability("mutation_rate", self.mutation_rate)
+        for name in ("rate", "mutation_rate"):
+            assign(self, name, probability(name, getattr(self, name)))
         if self.weights is not None:
             if self.kind != "arithmetic":
                 raise ArgumentError(
                     message("weights", "None unless kind is 'arithmetic'", f"kind={self.kind!r}")
                 )
             _check_weights(self.weights)
+            assign(self, "weights", tuple(self.weights))  # JSON has lists
 
     @cached_property
     def crosses(self) -> bool:
@@ -181,7 +191,7 @@ class Lineages:
             generation: in [0, 2^32).
             first: number of the first offspring in the random streams.
         """
-        counter_fields(0, generation, first)
+        _, generation, first = counter_fields(0, generation, first)
         self._check_parents(parents)
         _expect("sigma", sigma, np.float32, 1, "[S]")
         if len(sigma) != parents.shape[1]:
@@ -277,8 +287,6 @@ class Lineages:
         names = [field.name for field in fields(Recipe)]
         if sorted(options) != sorted(names):
             raise ArgumentError(message("header", f"{names}", f"{sorted(options)}"))
-        if options["weights"] is not None:
-            options["weights"] = tuple(options["weights"])
         columns: dict[str, Any] = {}
         for name, dtype in {**_NODE_ARRAYS, "nodes": np.int32}.items():
             if name not in arrays:
@@ -323,13 +331,12 @@ def founders(
     parent, the same for every offspring.
     """
     n = integer("n", n, 0, 2**31 - 1)
-    counter_fields(seed, 0, first)
+    seed, _, first = counter_fields(seed, 0, first)
     shares = None
     if weights is not None:
         _expect("weights", weights, np.float32, 1, "[R]")
         shares = tuple(float(weight) for weight in weights)
-    rate, mutation_rate = probability("rate", rate), probability("mutation_rate", mutation_rate)
-    recipe = Recipe(int(seed), scheme, kind, rate, shares, mutation_rate, distribution)
+    recipe = Recipe(seed, scheme, kind, rate, shares, mutation_rate, distribution)
     nodes = Nodes(
         generation=np.zeros(n, np.uint32),
         number=((first + np.arange(n, dtype=np.int64)) & 0xFFFFFFFF).astype(np.uint32),
@@ -429,15 +436,17 @@ def _first_of_its_name(table: Nodes) -> I32:
 
 
 def _check_weights(weights: tuple[float, ...]) -> None:
+    if not isinstance(weights, tuple | list):
+        raise DtypeError(message("weights", "numbers [R]", f"{type(weights).__name__} {weights!r}"))
     for weight in weights:
         number("weights", weight)
     exact = [float(np.float32(weight)) for weight in weights]
-    fit = all(weight >= 0 for weight in exact) and abs(sum(exact) - 1) <= 1e-6
+    fit = all(map(math.isfinite, exact)) and abs(math.fsum(exact) - 1) <= 1e-6
     if not fit or exact != list(weights):
         raise ArgumentError(
             message(
                 "weights",
-                "non-negative float32 shares [R] that sum to 1 within 1e-6",
+                "finite float32 [R] that sum to 1 within 1e-6",
                 f"{list(weights)}",
                 "divide by their sum",
             )
@@ -487,3 +496,6 @@ def _check_nodes(lineages: Lineages) -> None:
         raise ShapeError(message("crossed", "[K, R] with the recipe's R >= 2", f"[.., {width}]"))
     if len(rows) and not lineages.recipe.crosses:
         raise ArgumentError(message("crossed", "no crossovers with this recipe", f"{len(rows)}"))
+    if table.sigma.any() and not lineages.recipe.mutates:
+        got = f"{np.count_nonzero(table.sigma)} mutations"
+        raise ArgumentError(message("sigma", "no mutations with this recipe", got))

@@ -7,7 +7,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -15,7 +15,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from evokern.errors import ArgumentError, ShapeError, message
+from evokern._values import assign, integer
+from evokern.errors import ArgumentError, DtypeError, ShapeError, message
 from evokern.layers import (
     ACTIVATIONS,
     LAYERS,
@@ -71,11 +72,16 @@ class Network:
     input_shape: tuple[int, ...]
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "layers", tuple(self.layers))
-        object.__setattr__(self, "input_shape", tuple(int(n) for n in self.input_shape))
-        if len(self.input_shape) not in (1, 2, 3) or min(self.input_shape) < 1:
+        for name in ("layers", "input_shape"):
+            given = getattr(self, name)
+            if not isinstance(given, Iterable):
+                raise DtypeError(message(name, "a tuple", f"{type(given).__name__} {given!r}"))
+            assign(self, name, tuple(given))
+        sizes = tuple(integer("input_shape", n, -(2**63), 2**63 - 1) for n in self.input_shape)
+        assign(self, "input_shape", sizes)
+        if len(sizes) not in (1, 2, 3) or min(sizes) < 1:
             wanted = "(I,), (T, I) or (C, H, W), each >= 1"
-            raise ShapeError(message("input_shape", wanted, repr(self.input_shape)))
+            raise ShapeError(message("input_shape", wanted, repr(sizes)))
         _ = self.shapes
 
     def __hash__(self) -> int:

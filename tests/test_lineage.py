@@ -381,7 +381,7 @@ WRONG: list[tuple[Any, dict[str, Any], type[EvokernError], str]] = [
         founders,
         {"n": 2, "seed": 1, "kind": "arithmetic", "weights": f32(0.5, 0.6)},
         ArgumentError,
-        "weights: expected non-negative float32 shares",
+        r"weights: expected finite float32 \[R\] that sum to 1",
     ),
     (
         founders,

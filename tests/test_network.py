@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from networks import FLAT, LAYERED
 
-from evokern.errors import ArgumentError, EvokernError, ShapeError
+from evokern.errors import ArgumentError, DtypeError, EvokernError, ShapeError
 from evokern.layers import (
     MAX_INPUTS,
     MAX_WIDTH,
@@ -147,9 +147,9 @@ def test_layouts_count_what_layers_hold(name: str) -> None:
 @pytest.mark.parametrize(
     ("make", "error", "words"),
     [
-        (lambda: Dense(0), ArgumentError, "Dense.outputs: expected 1 <= outputs <= 65536, got 0"),
+        (lambda: Dense(0), ArgumentError, "Dense.outputs: expected an int in [1, 65536], got 0"),
         (lambda: Conv2d(MAX_WIDTH + 1, 3), ArgumentError, "Conv2d.outputs: expected"),
-        (lambda: Elman(2.0), ArgumentError, "Elman.outputs: expected 1 <= outputs"),
+        (lambda: Elman(2.0), DtypeError, "Elman.outputs: expected an int, got float 2.0"),
         (lambda: Dense(1, "softmax"), ArgumentError, "activation: expected one of"),
         (lambda: Conv2d(1, 3, activation="no"), ArgumentError, "activation: expected one of"),
         (lambda: Affine("no"), ArgumentError, "activation: expected one of"),

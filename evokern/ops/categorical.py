@@ -14,7 +14,7 @@ import numpy as np
 from evokern._arrays import Array, Host, empty_beside, expect, expect_shape, like, output
 from evokern._devices import DeviceArray
 from evokern._dispatch import choose
-from evokern._values import integer, non_negative_number
+from evokern._values import boolean, integer, non_negative_number
 from evokern.errors import ArgumentError, ShapeError, message
 
 _MOST_CHOICES = 1 << 20  # so that weights of 2^-24 can tell all entries of a row from 0
@@ -49,8 +49,8 @@ def nes_sample(
     individual s, generation ``step``.
     """
     samples = integer("samples", samples, 0, _MOST_SAMPLES)
-    integer("seed", seed, 0, 2**64 - 1)
-    integer("step", step, 0, 2**32 - 1)
+    seed = integer("seed", seed, 0, 2**64 - 1)
+    step = integer("step", step, 0, 2**32 - 1)
     table, absent = _distributions(probabilities, mask)
     shape = (samples, len(table))
     target = None
@@ -112,6 +112,7 @@ def nes_update(
     min_probability = non_negative_number("min_probability", min_probability)
     if learning_rate > _MOST_LEARNING_RATE:
         raise ArgumentError(message("learning_rate", "at most 2^64", repr(learning_rate)))
+    keep_minimum = boolean("keep_minimum", keep_minimum)
     table, absent = _distributions(probabilities, mask)
     chosen = expect("assignments", assignments, np.int32, "[S, N]", 2)
     loss = expect("losses", losses, np.float32, "[S]", 1)
@@ -143,7 +144,7 @@ def nes_update(
         loss,
         learning_rate=learning_rate,
         min_probability=min_probability,
-        keep_minimum=bool(keep_minimum),
+        keep_minimum=keep_minimum,
         mask=absent,
         out=result,
     )

@@ -19,7 +19,15 @@ from evokern._checks import (
 from evokern._dispatch import choose
 from evokern._values import one_of
 from evokern.errors import ShapeError, message
-from evokern.layers import ACTIVATIONS, ActivationName, AvgPool2d, Conv2d, MaxPool2d, pool_output
+from evokern.layers import (
+    ACTIVATIONS,
+    ActivationName,
+    AvgPool2d,
+    Conv2d,
+    MaxPool2d,
+    pool_output,
+    slope_of,
+)
 from evokern.rules import PRECISIONS, Precision
 
 
@@ -50,6 +58,7 @@ def dense_forward(
         backend: see the module.
     """
     one_of("activation", activation, ACTIVATIONS)
+    slope = slope_of(negative_slope)
     one_of("precision", precision, PRECISIONS)
     weights, bias = layer_weights(w, b, "[P, I, O]")
     population, inputs, outputs = weights.shape
@@ -57,7 +66,7 @@ def dense_forward(
     slots = slots_of(index, population)
     batch = batch_of(values, (inputs,), len(slots))
     shape = (len(slots), batch, outputs)
-    target = output(out, shape, "[S, B, O]", x=values, w=weights, b=bias)
+    target = output(out, shape, "[S, B, O]", x=values, w=weights, b=bias, index=slots)
     compute = choose(
         "dense_forward", backend, "x w b out", values, weights, bias, target, precision=precision
     )
@@ -68,7 +77,7 @@ def dense_forward(
             bias,
             index=slots,
             activation=activation,
-            negative_slope=float(negative_slope),
+            negative_slope=slope,
             precision=precision,
             out=target,
         )
@@ -113,8 +122,8 @@ def conv2d_forward(
         wanted = "[S, B, C, H, W] or [B, C, H, W]"
         raise ShapeError(message("x", wanted, f"{list(values.shape)}"))
     size = square_kernel(depth, values.shape[-3]) if kernel is None else kernel
-    layer = Conv2d(outputs, size, stride, padding, activation, float(negative_slope))
-    geometry = layer.geometry()
+    layer = Conv2d(outputs, size, stride, padding, activation, negative_slope)
+    slope, geometry = layer.negative_slope, layer.geometry()
     rows = values.shape[-3] * geometry[0] * geometry[1]
     if rows != depth:
         wanted = f"[P, C*KH*KW={rows}, O]"
@@ -123,7 +132,7 @@ def conv2d_forward(
     batch = batch_of(values, values.shape[-3:], len(slots))
     shape = (len(slots), batch, outputs, *pool_output(layer, *values.shape[-2:]))
     expect_mergeable("x", values, values.ndim - 3)
-    target = output(out, shape, "[S, B, O, H', W']", x=values, w=weights, b=bias)
+    target = output(out, shape, "[S, B, O, H', W']", x=values, w=weights, b=bias, index=slots)
     expect_mergeable("out", target, 2)
     compute = choose(
         "conv2d_forward", backend, "x w b out", values, weights, bias, target, precision=precision
@@ -136,7 +145,7 @@ def conv2d_forward(
             index=slots,
             geometry=geometry,
             activation=activation,
-            negative_slope=float(negative_slope),
+            negative_slope=slope,
             precision=precision,
             x_scale=x_scale,
             out=target,
@@ -183,7 +192,7 @@ def avg_pool2d(
         count_include_pad: whether padding counts as elements of a window (as in PyTorch).
     """
     layer = AvgPool2d(kernel, stride, padding, count_include_pad)
-    options = {"count_include_pad": bool(count_include_pad)}
+    options = {"count_include_pad": layer.count_include_pad}
     return _pool(x, layer, "avg_pool2d", options, out, backend)
 
 
@@ -225,6 +234,7 @@ def residual(
         backend: see the module.
     """
     one_of("activation", activation, ACTIVATIONS)
+    slope = slope_of(negative_slope)
     first = expect("x", x, np.float32, "[...]", None)
     second = expect("y", y, np.float32, "[...]", None)
     expect_shape("y", second, "the shape of x", first.shape)
@@ -233,7 +243,6 @@ def residual(
         expect_mergeable(name, array, 0)
     compute = choose("residual", backend, "x y out", first, second, target)
     if target.size:
-        slope = float(negative_slope)
         compute(first, second, activation=activation, negative_slope=slope, out=target)
     return out if out is not None else like(x)(target)
 
@@ -267,9 +276,8 @@ def affine(
     slots = slots_of(index, len(gain))
     if len(slots) != len(values):
         raise ShapeError(message("x", f"[S={len(slots)}, B, C, ...]", f"{list(values.shape)}"))
-    target = output(
-        out, values.shape, "[S, B, C, ...]", in_place="x", x=values, scale=gain, shift=offset
-    )
+    inputs = {"x": values, "scale": gain, "shift": offset, "index": slots}
+    target = output(out, values.shape, "[S, B, C, ...]", in_place="x", **inputs)
     compute = choose("affine", backend, "x scale shift out", values, gain, offset, target)
     if target.size:
         compute(merged("x", values, 3), gain, offset, index=slots, out=merged("out", target, 3))

@@ -15,9 +15,9 @@ from evokern._checks import (
     targets_of,
 )
 from evokern._dispatch import choose
-from evokern._values import integer, one_of
+from evokern._values import boolean, integer, one_of
 from evokern.backends.plan import plan_bytes
-from evokern.errors import ShapeError, message
+from evokern.errors import DtypeError, ShapeError, message
 from evokern.network import Network
 from evokern.rules import LOSSES, PRECISIONS, LossName, Precision
 
@@ -57,7 +57,7 @@ def network_forward(
     given = evaluation(genomes, network, x, index, x_scale)
     shape = (given.slots, given.batch, *network.output_shape)
     inputs: dict[str, Any] = {f"genomes[{number}]": bank for number, bank in enumerate(given.banks)}
-    target = output(out, shape, "[S, B, *output_shape]", x=given.x, **inputs)
+    target = output(out, shape, "[S, B, *output_shape]", x=given.x, **inputs, index=given.index)
     expect_mergeable("out", target, 2)
     names = " ".join(["x", *inputs, "out"])
     arrays = (given.x, *given.banks, target)
@@ -158,9 +158,17 @@ def workspace_bytes(
         shared: whether x is one batch for all slots.
         of_bytes: whether x is uint8.
     """
+    if not isinstance(network, Network):
+        raise DtypeError(message("network", "an evokern Network", type(network).__name__))
     slots = integer("slots", slots, 0, 2**31 - 1)
     batch = integer("batch", batch, 1, 2**31 - 1)
-    return plan_bytes(network, slots, batch, shared=bool(shared), of_bytes=bool(of_bytes))
+    return plan_bytes(
+        network,
+        slots,
+        batch,
+        shared=boolean("shared", shared),
+        of_bytes=boolean("of_bytes", of_bytes),
+    )
 
 
 def _kind_of(genomes: Array, x: Array) -> Array:

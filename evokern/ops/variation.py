@@ -32,7 +32,7 @@ from evokern._values import (
     one_of,
     probability,
 )
-from evokern.errors import DtypeError, ShapeError, message
+from evokern.errors import ArgumentError, DtypeError, ShapeError, message
 from evokern.layout import GenomeLayout
 from evokern.lineage import Lineages
 from evokern.memory import check_fits
@@ -74,7 +74,7 @@ def init_genomes(
     expect_layout(layout)
     one_of("scheme", scheme, INIT_SCHEMES)
     n = integer("n", n, 0, 2**31 - 1)
-    counter_fields(seed, 0, first)
+    seed, _, first = counter_fields(seed, 0, first)
     if out is None:
         check_fits(n * layout.size * 4, "out [n, G]", rows=n)
     target = output(out, (n, layout.size), "[n, G]")
@@ -132,7 +132,7 @@ def crossover_mutate(
     one_of("kind", kind, CROSSOVER_KINDS)
     one_of("distribution", distribution, DISTRIBUTIONS)
     rate, mutation_rate = probability("rate", rate), probability("mutation_rate", mutation_rate)
-    counter_fields(seed, generation, first)
+    seed, generation, first = counter_fields(seed, generation, first)
     pool = expect("genomes", genomes, np.float32, "[P, G]", 2)
     chosen = expect_host("parents", parents, np.int32, f"[R, S] with entries < P={len(pool)}", 2)
     if len(chosen) < 1:
@@ -144,6 +144,9 @@ def crossover_mutate(
     non_negative("sigma", strength)
     if kind == "rows":
         layout = layout_for_rows(layout, genes)
+    if weights is not None and kind != "arithmetic":
+        wanted = "None unless kind is 'arithmetic'"
+        raise ArgumentError(message("weights", wanted, f"an array for kind={kind!r}"))
     shares = arithmetic_weights(weights, chosen.shape) if kind == "arithmetic" else None
     rows = None if out_rows is None else rows_of_out(out_rows, out, slots)
     if out is None:
@@ -152,7 +155,15 @@ def crossover_mutate(
     else:
         letters = "[S, G]" if rows is None else "[Q, G]"
         height = slots if rows is None else len(to_view("out", out))
-        target = output(out, (height, genes), letters)
+        target = output(
+            out,
+            (height, genes),
+            letters,
+            parents=chosen,
+            sigma=strength,
+            weights=shares,
+            out_rows=rows,
+        )
         expect_no_parent_overwritten(target, pool, chosen, rows)
     compute = choose("crossover_mutate", backend, "genomes out", pool, target)
     if slots and genes:
@@ -196,7 +207,7 @@ def mutate_sigma(
         out: float32 [S] to write to; may be ``sigma`` itself.
         backend: see the module.
     """
-    counter_fields(seed, generation, first)
+    seed, generation, first = counter_fields(seed, generation, first)
     tau = non_negative_number("tau", tau)
     strength = expect("sigma", sigma, np.float32, "[S]", 1)
     if not isinstance(strength, DeviceArray):

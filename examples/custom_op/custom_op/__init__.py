@@ -48,7 +48,7 @@ def laplace_mutate(
     Raises:
         DtypeError, ShapeError, LayoutError, ArgumentError, BackendError: as evokern's own ops.
     """
-    extension.counter_fields(seed, generation, first)
+    seed, generation, first = extension.counter_fields(seed, generation, first)
     pool = extension.expect("genomes", genomes, np.float32, "[P, G]", 2)
     strength = extension.expect_host("sigma", sigma, np.float32, "[P]", 1)
     extension.expect_shape("sigma", strength, "[P]", (len(pool),))

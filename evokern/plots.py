@@ -33,6 +33,8 @@ _WIDTH, _HEIGHT = 7.5, 4.5  # inches
 _PLOT_WIDTH, _PLOT_HEIGHT = 2.5, 2.4  # of a plot in a grid
 # More or longer entries of the legend would cover the curves.
 _MOST_INSIDE, _LONGEST_INSIDE = 6, 40
+_SUFFIXES = (".png", ".pdf", ".svg", ".jpg", ".jpeg")
+
 _LINE, _LINES = 60, 4  # characters and lines of a label; more are cut
 _LEGEND_CHARACTERS = 96  # that fit below the axes, where 8 are taken by a line and its margins
 _LEGEND_LINE = 0.17  # inches
@@ -151,9 +153,8 @@ def plot_boxes(
 
 def _wrapped(label: str) -> str:
     """On several lines, and cut, where it is long."""
-    return "\n".join(
-        wrap(label, _LINE, max_lines=_LINES, placeholder=" ...", break_on_hyphens=False)
-    )
+    lines = wrap(label, _LINE, max_lines=_LINES, placeholder=" ...", break_on_hyphens=False)
+    return "\n".join(lines).replace("$", r"\$")  # no formula
 
 
 def _legend_below(figure: Any, labels: Sequence[str], longest: int, title: str | None) -> None:
@@ -214,11 +215,10 @@ def _time_unit(seconds: float) -> tuple[str, float]:
 
 
 def _save(figure: Any, picture: Path) -> None:
-    known = figure.canvas.get_supported_filetypes()
-    if picture.suffix[1:].lower() not in known:
-        wanted = "a file name that ends in .png, .pdf or .svg"
+    if picture.suffix.lower() not in _SUFFIXES:
+        wanted = f"a file name that ends in {', '.join(_SUFFIXES)}"
         raise ArgumentError(message("picture", wanted, repr(str(picture))))
     content = io.BytesIO()
-    figure.savefig(content, dpi=150, format=picture.suffix[1:])
+    figure.savefig(content, dpi=150, format=picture.suffix[1:].lower())
     make_folder(picture.parent)
     replace_file(picture, content.getvalue())

@@ -6,12 +6,13 @@ differ only in the seed. A claim of the thesis says which of two cells comes out
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from itertools import pairwise, product
 from typing import Any
 
 from evokern.drivers.config import EAConfig
+from evokern.errors import ArgumentError, message
 from evokern.problems.classification import ClassificationConfig
 
 Setting = int | float | str
@@ -24,7 +25,8 @@ ALPHAS = (0.25, 0.5, 1.0)
 PROPORTIONS = (0.1, 0.2, 0.3, 0.5, 0.75)
 SCHEMES = ("constant", "exponential", "self_adaptive")
 KINDS = ("uniform", "arithmetic")
-SHARES = (0.0, 0.25, 0.5, 0.75)
+SHARES = (0.0, 0.5, 0.75)
+FIGURES = ("fig5.1", "fig5.2", "fig5.3", "fig5.4")
 
 DEFAULTS: dict[str, Any] = {
     field.name: field.default for kind in (EAConfig, ClassificationConfig) for field in fields(kind)
@@ -83,12 +85,27 @@ def flag(setting: str) -> str:
     return f"--{setting.replace('_', '-')}"
 
 
-def studies(figure: str, populations: Sequence[int]) -> list[Study]:
-    """What belongs to a figure of chapter 5, a key of ``FIGURES``, for these populations."""
-    return FIGURES[figure](sorted(populations))
+def studies(
+    figure: str, populations: Sequence[int], shares: Sequence[float] = SHARES
+) -> list[Study]:
+    """What belongs to a figure of chapter 5, one of ``FIGURES``, for these populations.
+
+    ``shares``: of crossover, 0 the first, where the figure is about it.
+    """
+    ascending = sorted(populations)
+    match figure:
+        case "fig5.1":
+            return [batch_size(ascending)]
+        case "fig5.2":
+            return [selection_proportion(ascending)]
+        case "fig5.3":
+            return [operators(n, shares) for n in ascending]
+        case "fig5.4":
+            return [adapted_sigma(n, shares) for n in ascending]
+    raise ArgumentError(message("figure", f"one of {list(FIGURES)}", repr(figure)))
 
 
-def batch_size(populations: Sequence[int]) -> list[Study]:
+def batch_size(populations: Sequence[int]) -> Study:
     """Figure 5.1: batch size x fitness inheritance x population."""
     cell = {
         (n, alpha, batch): Cell(
@@ -117,10 +134,10 @@ def batch_size(populations: Sequence[int]) -> list[Study]:
         Claim("larger populations help", tuple(larger_populations)),
     )
     title = "batch size, fitness inheritance, population"
-    return [Study("fig5.1", title, "batch size", tuple(cell.values()), claims)]
+    return Study("fig5.1", title, "batch size", tuple(cell.values()), claims)
 
 
-def selection_proportion(populations: Sequence[int]) -> list[Study]:
+def selection_proportion(populations: Sequence[int]) -> Study:
     """Figure 5.2 and Table 5.2: the share of the best that may become parents."""
     batches = BATCHES[0], BATCHES[-1]
     cell = {
@@ -140,25 +157,21 @@ def selection_proportion(populations: Sequence[int]) -> list[Study]:
         for batch in batches
     )
     title, x = "selective pressure", "selection proportion"
-    return [Study("fig5.2", title, x, tuple(cell.values()), claims)]
+    return Study("fig5.2", title, x, tuple(cell.values()), claims)
 
 
-def operators(populations: Sequence[int]) -> list[Study]:
+def operators(n: int, shares: Sequence[float]) -> Study:
     """Figure 5.3: kind and share of crossover x scheme of the mutation strength."""
-    return [_operators(n) for n in populations]
-
-
-def _operators(n: int) -> Study:
     cell = {
         key: _operators_cell(n, *key, row=_scheme(key[0]), column=f"{key[1]} crossover")
-        for key in product(SCHEMES, KINDS, SHARES)
+        for key in product(SCHEMES, KINDS, shares)
     }
     helps = [
         Claim(
             f"{kind} crossover helps",
             tuple(
                 (cell[scheme, kind, share], cell[scheme, kind, 0.0])
-                for scheme, share in product(SCHEMES, SHARES[1:])
+                for scheme, share in product(SCHEMES, shares[1:])
             ),
         )
         for kind in KINDS
@@ -176,25 +189,22 @@ def _operators(n: int) -> Study:
             ("uniform", 0.75, "constant"),
             ("arithmetic", 0.5, "self_adaptive"),
         )
+        if share in shares
     ]
     title = f"crossover and mutation, population {n:,}"
     cells = tuple(cell.values())
     return Study(f"fig5.3-{n}", title, "crossover share", cells, (*helps, *best))
 
 
-def adapted_sigma(populations: Sequence[int]) -> list[Study]:
+def adapted_sigma(n: int, shares: Sequence[float]) -> Study:
     """Figure 5.4: the mutation strength that self-adaptation finds."""
-    return [_adapted_sigma(n) for n in populations]
-
-
-def _adapted_sigma(n: int) -> Study:
     cell = {
         (kind, share): _operators_cell(
             n, "self_adaptive", kind, share, row="", column=f"{kind}, {share:.0%} crossover"
         )
-        for kind, share in product(KINDS, SHARES[1:])
+        for kind, share in product(KINDS, shares[1:])
     }
-    pairs = tuple((cell["arithmetic", share], cell["uniform", share]) for share in SHARES[1:])
+    pairs = tuple((cell["arithmetic", share], cell["uniform", share]) for share in shares[1:])
     claim = Claim("self-adaptation finds a larger sigma for arithmetic crossover", pairs, SIGMA)
     title = f"self-adapted mutation strength, population {n:,}"
     cells = tuple(cell.values())
@@ -214,11 +224,3 @@ def _operators_cell(n: int, scheme: str, kind: str, share: float, *, row: str, c
 
 def _scheme(name: str) -> str:
     return f"{name.replace('_', '-')} sigma"
-
-
-FIGURES: dict[str, Callable[[Sequence[int]], list[Study]]] = {
-    "fig5.1": batch_size,
-    "fig5.2": selection_proportion,
-    "fig5.3": operators,
-    "fig5.4": adapted_sigma,
-}

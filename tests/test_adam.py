@@ -54,9 +54,12 @@ def test_it_learns_and_leaves_a_run_behind(tmp_path):
     [
         ({"sampling": "importance"}, "sampling: expected epochs for Adam, got importance"),
         ({"shift_share": 0.5}, r"shift_share: expected 0 for Adam, got 0\.5"),
+        ({"objective": "mse"}, "objective: expected cross_entropy for Adam, got mse"),
+        ({"phenotype": "sign"}, "phenotype: expected direct for Adam, got sign"),
+        ({"precision": "bf16"}, "precision: expected fp32 for Adam, got bf16"),
     ],
 )
-def test_it_refuses_batches_of_evolution(settings, text, tmp_path):
+def test_it_refuses_what_is_of_evolution(settings, text, tmp_path):
     pytest.importorskip("torch")
     with pytest.raises(ArgumentError, match=text):
         train_adam(problem_of(**settings), AdamConfig(iterations=1), tmp_path)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,7 +13,9 @@ import tiny
 from numpy.testing import assert_allclose, assert_array_equal
 
 from evokern import ops
+from evokern.drivers.es import ESConfig
 from evokern.drivers.train import train
+from evokern.drivers.train_es import train_es
 from evokern.errors import ArgumentError, DtypeError, RunStopped
 from evokern.problems.classification import Classification, ClassificationConfig
 from evokern.problems.importance import ImportanceSampler, errors_of
@@ -158,3 +161,18 @@ def test_bad_settings_are_refused() -> None:
         Classification(
             tiny.dataset(), tiny.NETWORK, IMPORTANCE, seed=1, objective=lambda z, y: z[:, 0, 0]
         )
+
+
+@pytest.mark.parametrize("algorithm", ["genetic", "strategy"])
+def test_a_problem_brings_nothing_from_one_run_to_the_next(algorithm: str, tmp_path: Path) -> None:
+    def outcome(task: Classification, folder: Path) -> dict[str, Any]:
+        if algorithm == "genetic":
+            train(task, tiny.config(evaluate_first=False), folder, tiny.OPTIONS)
+        else:
+            config = ESConfig(population=8, generations=6, sigma=0.1, learning_rate=2.0)
+            train_es(task, config, folder, tiny.WATCH)
+        return tiny.outcome(folder)
+
+    task = tiny.problem_by_importance()
+    outcomes = [outcome(task, tmp_path / str(number)) for number in range(2)]
+    assert outcomes[0] == outcomes[1] == outcome(tiny.problem_by_importance(), tmp_path / "fresh")

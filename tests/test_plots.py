@@ -4,6 +4,7 @@ import itertools
 import json
 import math
 import sys
+from dataclasses import replace
 from itertools import combinations
 from pathlib import Path
 
@@ -462,9 +463,23 @@ def test_a_picture_that_cannot_be_written_is_an_error(tmp_path):
     group = Group("g", (run_of([0.1]),))
     with pytest.raises(ArgumentError, match=r"expected a file name that ends in \.png"):
         plot_groups([group], tmp_path / "curves.doc")
+    with pytest.raises(ArgumentError, match=r"expected a file name that ends in \.png"):
+        plot_groups([group], tmp_path / "curves.pgf")  # needs LaTeX
+    for name in ("curves.JPG", "curves.svg"):
+        plot_groups([Group("no $_$ formula", group.runs)], tmp_path / name)
     (tmp_path / "curves.png").mkdir()
     with pytest.raises(StorageError, match=r"curves\.png: cannot be written"):
         plot_groups([group], tmp_path / "curves.png")
+
+
+@pytest.mark.parametrize("algorithm", ["ea", "es", "adam"])
+def test_runs_older_than_a_setting_had_its_default(algorithm, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    for seed, younger in enumerate(({}, {"shift_share": 0.0}, {"shift_share": 0.25})):
+        run = replace(run_of([0.1]), config={"algorithm": algorithm, "seed": seed, **younger})
+        write_run(Path(f"runs/seed-{seed}"), run)
+    assert plot.main(["runs"]) == 0
+    assert "shift_share=0.0: 2 runs" in capsys.readouterr().out
 
 
 def test_the_command_draws_runs_and_folders_of_runs(tmp_path, monkeypatch, capsys):

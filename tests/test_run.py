@@ -92,6 +92,15 @@ def test_a_finished_run_is_not_run_again(tmp_path):
     assert {name: (tmp_path / name).read_bytes() for name in tiny.names(tmp_path)} == before
 
 
+def test_a_finished_run_is_only_read(tmp_path):
+    result = run(tmp_path)
+    (tmp_path / ".lock").unlink()  # as where nothing may be written
+    assert run(tmp_path) == result
+    assert not (tmp_path / ".lock").exists()
+    with pytest.raises(ArgumentError, match="holds a run with other settings"):
+        run(tmp_path, log_every=3)
+
+
 def test_other_settings_are_refused_with_the_difference(tmp_path):
     run(tmp_path)
     with pytest.raises(ArgumentError) as error:

@@ -91,8 +91,8 @@ def test_cells_are_named_by_what_differs_from_table_5_1():
     [
         ("fig5.1", "fig5.1", 18, [12, 12, 9]),
         ("fig5.2", "fig5.2", 20, [2, 2]),
-        ("fig5.3", "fig5.3-100", 21, [9, 9, 2, 2]),
-        ("fig5.4", "fig5.4-100", 6, [3]),
+        ("fig5.3", "fig5.3-100", 15, [6, 6, 2, 2]),
+        ("fig5.4", "fig5.4-100", 4, [2]),
     ],
 )
 def test_a_study_runs_its_cells_and_tests_the_claims(figure, name, runs, claims, capsys):
@@ -129,7 +129,7 @@ def test_what_is_not_so_does_not_hold(monkeypatch):
     assert command("fig5.4", "--populations", "50") == 0
     found = outcome("fig5.4-50")
     assert found["claims"][0]["metric"] == SIGMA
-    assert found["claims"][0]["significant"] == 3
+    assert found["claims"][0]["significant"] == 2
     runs = {cell.name: [] for cell in studies("fig5.4", [50])[0].cells}
     for name in runs:
         runs[name] = [study.read_run(Path(f"runs/study/{name}/seed-{s}")) for s in (0, 1)]
@@ -142,7 +142,7 @@ def test_studies_share_runs_and_go_on_where_they_stopped(capsys):
     assert command("fig5.3", "--populations", "100") == 0
     capsys.readouterr()
     assert command("fig5.4", "--populations", "100") == 0
-    assert "12 of 12 runs are finished already" in capsys.readouterr().out
+    assert "8 of 8 runs are finished already" in capsys.readouterr().out
     assert command("fig5.2", "--populations", "100") == 0
     assert "2 of 20 runs are finished already" in capsys.readouterr().out  # the table's own
 
@@ -151,9 +151,30 @@ def test_flags_for_all_runs_follow_after_two_dashes():
     arguments = ["fig5.4", "--populations", "9", "--seeds", "1", "--", "--log-every", "5"]
     assert study.main(arguments) == 0
     made = json.loads(Path("runs/study/repeat.json").read_text())["variants"]
-    words = made["population=9,crossover_share=0.25,sigma_schedule=self_adaptive"]
+    words = made["population=9,crossover_share=0.75,sigma_schedule=self_adaptive"]
     assert words[:4] == ["ea", "mnist", "--preset", "thesis-validation"]
     assert words[4:8] == ["--generations", "1000", "--log-every", "5"]
+    assert study.main([*arguments, "--threads", "1"]) == 0  # threads change no bits
+    with pytest.raises(
+        ArgumentError, match=r"--log-every 5 .* as the runs in runs/study were made"
+    ):
+        study.main([*arguments[:-1], "6"])
+
+
+def test_shares_of_crossover_may_be_others():
+    assert command("fig5.4", "--populations", "9", "--shares", "0", "0.25") == 0
+    assert sorted(path.name for path in Path("runs/study").iterdir() if path.is_dir()) == [
+        "population=9,crossover_share=0.25,crossover=arithmetic,sigma_schedule=self_adaptive",
+        "population=9,crossover_share=0.25,sigma_schedule=self_adaptive",
+    ]
+    names = [one.text for study in studies("fig5.3", [9], (0.0, 0.25)) for one in study.claims]
+    assert names == ["uniform crossover helps", "arithmetic crossover helps"]
+
+
+@pytest.mark.parametrize("shares", [["0.5", "0"], ["0.5", "0.75"], ["0"], ["0", "0.5", "0.5"]])
+def test_shares_of_crossover_ascend_from_0(shares):
+    with pytest.raises(ArgumentError, match="shares: expected ascending shares"):
+        study.StudyCommand("fig5.3", shares=tuple(map(float, shares)))
 
 
 @pytest.mark.parametrize(
@@ -203,12 +224,12 @@ def test_runs_of_an_archive_are_not_made_again(capsys):
     assert command("fig5.4", "--populations", "9", "--archive", "kept/runs.jsonl") == 0
     found = outcome("fig5.4-9")
     lines = Path("kept/runs.jsonl").read_text().splitlines()
-    assert len(lines) == 12
+    assert len(lines) == 8
     assert json.loads(lines[0])["name"].endswith("--sigma-schedule self_adaptive --seed 0")
     capsys.readouterr()
     arguments = ["fig5.4", "--populations", "9", "--out", "other", "--archive", "kept/runs.jsonl"]
     assert command(*arguments) == 0
-    assert "12 of 12 runs are finished already" in capsys.readouterr().out
+    assert "8 of 8 runs are finished already" in capsys.readouterr().out
     assert Path("kept/runs.jsonl").read_text().splitlines() == lines
     fourth = [*arguments[:3], "--out", "fourth", *arguments[-2:], "--seeds", "2", "--jobs", "4"]
     assert study.main([*fourth, "--", "--threads", "1"]) == 0
@@ -220,7 +241,7 @@ def test_runs_of_an_archive_are_not_made_again(capsys):
     # Another command is another run.
     arguments = [*arguments[:3], "--generations", "7", "--out", "third", *arguments[-2:]]
     assert command(*arguments) == 0
-    assert len(Path("kept/runs.jsonl").read_text().splitlines()) == 24
+    assert len(Path("kept/runs.jsonl").read_text().splitlines()) == 16
 
 
 def test_settings_of_an_archived_run_are_those_of_the_command():
@@ -245,7 +266,7 @@ def test_an_archive_outlives_a_process_that_is_killed_while_it_adds():
         Path("runs.jsonl").write_text(whole[:-lost])
         assert command(*arguments, "--out", f"other-{lost}") == 0
         assert sorted(Path("runs.jsonl").read_text()) == sorted(whole)
-    assert len(Archive(Path("runs.jsonl"))._runs) == 12
+    assert len(Archive(Path("runs.jsonl"))._runs) == 8
 
 
 def test_an_archive_keeps_its_last_run_when_an_editor_takes_the_last_newline():
@@ -254,10 +275,10 @@ def test_an_archive_keeps_its_last_run_when_an_editor_takes_the_last_newline():
     _, *others = Path("runs.jsonl").read_text().splitlines()
     Path("runs.jsonl").write_text("\n".join([*others[1:], others[0]]))
     archive = Archive(Path("runs.jsonl"))
-    assert len(archive._runs) == 11
+    assert len(archive._runs) == 7
     archive.add("again", next(Path("runs").glob("*/*/seed-0")))
-    assert Path("runs.jsonl").read_text().splitlines()[:11] == [*others[1:], others[0]]
-    assert len(Archive(Path("runs.jsonl"))._runs) == 12
+    assert Path("runs.jsonl").read_text().splitlines()[:7] == [*others[1:], others[0]]
+    assert len(Archive(Path("runs.jsonl"))._runs) == 8
 
 
 def test_an_archive_that_is_none_is_named():

@@ -4,16 +4,27 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Annotated
 
 import tyro
 
 from evokern.comparison import Group, X, first_reached, group_runs, summarise
+from evokern.drivers.adam import AdamConfig
+from evokern.drivers.config import EAConfig
+from evokern.drivers.es_config import ESConfig
+from evokern.drivers.run import plain
 from evokern.errors import CheckpointError, message
 from evokern.metrics import CONFIG, METRICS, RunRecords, read_metrics, read_run
 from evokern.plots import plot_groups
+from evokern.problems.classification import ClassificationConfig
+
+_SETTINGS: dict[str, tuple[type, ...]] = {
+    "ea": (ClassificationConfig, EAConfig),
+    "es": (ClassificationConfig, ESConfig),
+    "adam": (ClassificationConfig, AdamConfig),
+}
 
 
 @dataclass(frozen=True)
@@ -42,7 +53,7 @@ class PlotCommand:
 def main(arguments: Sequence[str]) -> int:
     """Draws the picture and prints what it holds."""
     command = tyro.cli(PlotCommand, args=list(arguments), prog="evokern plot")
-    runs = find_runs(command.runs)
+    runs = [_with_defaults(run) for run in find_runs(command.runs)]
     groups = group_runs(runs, command.group_by)
     plot_groups(groups, command.out, metric=command.metric, x=command.x, y_range=command.y_range)
     for group in groups:
@@ -51,6 +62,13 @@ def main(arguments: Sequence[str]) -> int:
             print(f"  {level:g}: {reached(group, command.metric, level, command.x)}")
     print(f"curves  {command.out}")
     return 0
+
+
+def _with_defaults(run: RunRecords) -> RunRecords:
+    """The run with the defaults of settings that are younger than it: its runs had them."""
+    kinds = _SETTINGS.get(run.config.get("algorithm", ""), ())
+    defaults = plain({field.name: field.default for kind in kinds for field in fields(kind)})
+    return replace(run, config={**defaults, **run.config})
 
 
 def reached(group: Group, metric: str, level: float, x: X) -> str:

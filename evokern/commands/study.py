@@ -20,14 +20,14 @@ import tyro
 from evokern.archive import Archive
 from evokern.checkpoint import write_json
 from evokern.commands.ea import parse
-from evokern.commands.trials import OWN_FLAGS, Trial, flag_of, remember, run_trials
+from evokern.commands.trials import OWN_FLAGS, Trial, flag_of, remember, run_trials, without_threads
 from evokern.comparison import Group, last_value, mann_whitney, scipy_stats, summarise
 from evokern.drivers.run import CHECKPOINTS, difference, plain
 from evokern.errors import ArgumentError, CheckpointError, message
 from evokern.files import locked, make_folder, remove
 from evokern.metrics import RunRecords, read_run
 from evokern.plots import plot_boxes, plot_groups
-from evokern.studies import DEFAULTS, HOLDOUT, Cell, Claim, Study, flag, studies
+from evokern.studies import DEFAULTS, HOLDOUT, SHARES, Cell, Claim, Study, flag, studies
 
 SIGNIFICANT = 0.05
 
@@ -47,6 +47,8 @@ class StudyCommand:
     """
     populations: tuple[int, ...] = (100, 1000)
     """Population sizes."""
+    shares: tuple[float, ...] = SHARES
+    """Shares of crossover in Figures 5.3 and 5.4, 0 the first of them."""
     generations: int = 1000
     """Generations of every run."""
     seeds: int = 5
@@ -72,6 +74,9 @@ class StudyCommand:
         if not self.populations or len(set(self.populations)) < len(self.populations):
             wanted = "population sizes, each once"
             raise ArgumentError(message("populations", wanted, repr(self.populations)))
+        if len(self.shares) < 2 or self.shares[0] != 0 or sorted({*self.shares}) != [*self.shares]:
+            wanted = "ascending shares of crossover, 0 the first"
+            raise ArgumentError(message("shares", wanted, repr(self.shares)))
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -80,7 +85,7 @@ def main(arguments: Sequence[str]) -> int:
     cut = given.index("--") if "--" in given else len(given)
     command = tyro.cli(StudyCommand, args=given[:cut], prog="evokern study")
     scipy_stats()  # lacking, it should fail now and not after the last run
-    wanted = studies(command.figure, command.populations)
+    wanted = studies(command.figure, command.populations, command.shares)
     cells = {cell.name: cell for study in wanted for cell in study.cells}
     words = words_of(cells, command, given[cut + 1 :])
     make_folder(command.out)
@@ -116,12 +121,7 @@ def main(arguments: Sequence[str]) -> int:
 
 def _archived(trial: Trial) -> str:
     """A run's name in an archive: its command, but for the threads it had, and its seed."""
-    words = list(trial.words)
-    for at, word in enumerate(words):
-        if flag_of(word) == "--threads":
-            del words[at : at + (1 if "=" in word else 2)]
-            break
-    return f"{shlex.join(words)} --seed {trial.seed}"
+    return f"{shlex.join(without_threads(trial.words))} --seed {trial.seed}"
 
 
 def _extract(archive: Archive, trial: Trial) -> None:

@@ -15,7 +15,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
@@ -74,12 +74,22 @@ def remember(out: Path, variants: Mapping[str, Sequence[str]]) -> None:
     noted = read_json(path)["variants"] if path.is_file() else {}
     known = {name: made for name, made in noted.items() if any(out.glob(f"{name}/seed-*/{CONFIG}"))}
     for name, words in variants.items():
-        if known.get(name, list(words)) != list(words):
+        if without_threads(known.get(name, words)) != without_threads(words):
             wanted = f"{shlex.join(known[name])} for {name}, as the runs in {out} were made"
             mend = "choose another folder by --out"
             raise ArgumentError(message("command", wanted, shlex.join(words), mend))
     merged = known | {name: list(words) for name, words in variants.items()}
     write_json(path, {"format": _FORMAT, "variants": merged})
+
+
+def without_threads(words: Sequence[str]) -> tuple[str, ...]:
+    """A command but for the threads that it had, which change nothing that a run computes."""
+    kept = list(words)
+    for at, word in enumerate(kept):
+        if flag_of(word) == "--threads":
+            del kept[at : at + (1 if "=" in word else 2)]
+            break
+    return tuple(kept)
 
 
 def run_trials(
@@ -94,7 +104,7 @@ def run_trials(
     waiting = deque(trial for trial in trials if not trial.finished)
     done = len(trials) - len(waiting)
     if done:
-        print(f"{done} of {len(trials)} runs are finished already", flush=True)
+        _say(f"{done} of {len(trials)} runs are finished already")
     running: list[_Child] = []
     failed: list[Trial] = []
     durations: list[float] = []
@@ -114,7 +124,7 @@ def run_trials(
                 done += 1
                 durations.append(time.monotonic() - child.started)
                 left = sum(durations) / len(durations) * (len(waiting) + len(running)) / jobs
-                print(f"[{done}/{len(trials)}] {_outcome(child)}{_left(left)}", flush=True)
+                _say(f"[{done}/{len(trials)}] {_outcome(child)}{_left(left)}")
                 if child.process.returncode == _USAGE_ERROR:
                     words = child.trial.words
                     wanted, mend = f"flags that {words[0]} takes", f"see {child.trial.log}"
@@ -143,6 +153,11 @@ def _start(trial: Trial, jobs: int, stdin: int) -> _Child:
             process_group=0,
         )
         return _Child(trial, process, log_start, time.monotonic())
+
+
+def _say(text: str) -> None:
+    with suppress(OSError):  # a reader that went away stops no run
+        print(text, flush=True)
 
 
 def _stop(running: Sequence[_Child], *, kill: bool) -> None:

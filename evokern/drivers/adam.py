@@ -54,6 +54,16 @@ class AdamConfig:
             raise ArgumentError(message("learning_rate", wanted, repr(self.learning_rate)))
 
 
+_ONLY = {
+    "sampling": "epochs",
+    "shift_share": 0,
+    "objective": "cross_entropy",
+    "phenotype": "direct",
+    "precision": "fp32",
+}
+"""Settings of a problem that gradients leave no choice of."""
+
+
 @dataclass(frozen=True)
 class AdamResult:
     """What the run reached. Accuracies are shares of right predictions."""
@@ -70,10 +80,10 @@ def train_adam(problem: Classification, config: AdamConfig, folder: str | Path) 
     Goes on from the newest checkpoint in ``folder``; errors and signals: see ``drivers.run.Run``.
     Raises FitnessError when the loss is no longer finite.
     """
-    if problem.config.sampling != "epochs":
-        raise ArgumentError(message("sampling", "epochs for Adam", problem.config.sampling))
-    if problem.config.shift_share:
-        raise ArgumentError(message("shift_share", "0 for Adam", str(problem.config.shift_share)))
+    given = problem.settings()
+    for name, only in _ONLY.items():
+        if given[name] != only:
+            raise ArgumentError(message(name, f"{only} for Adam", str(given[name])))
 
     from torch import from_numpy
     from torch.nn.functional import cross_entropy

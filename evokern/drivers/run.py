@@ -85,6 +85,8 @@ class Run:
         self._opened = ExitStack()
 
     def __enter__(self) -> Self:
+        if (self.folder / RESULT).is_file() and may_claim(self.folder, self._settings):
+            return self  # it is only read, wherever it lies
         make_folder(self.folder)
         with ExitStack() as opened:
             opened.enter_context(locked(self.folder))

@@ -91,6 +91,7 @@ def train(
     with run_of_generations(folder, settings, config.generations, options) as run:
         if result := run.result(RunResult):
             return result
+        problem.begin()
         population = run.restore(partial(read_population, problem=problem, config=config))
         if population is None:
             population = first_generation(problem, config, problem.device)

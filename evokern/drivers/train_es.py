@@ -57,6 +57,7 @@ def train_es(
     with run_of_generations(folder, settings, config.generations, options) as run:
         if result := run.result(ESResult):
             return result
+        problem.begin()
         es = ES(problem.layout, config, problem.device)
         run.restore(partial(_restore, es, problem))
         for generation in run.steps():

@@ -201,6 +201,11 @@ class Classification:
             self._importance = ImportanceSampler(len(self.train.y), config.uniform_share, seed)
         self.data_sha256 = _digest(dataset)
 
+    def begin(self) -> None:
+        """Forgets what an earlier run left: a run depends on its settings alone."""
+        if self._importance is not None:
+            self._importance.forget()
+
     def settings(self) -> dict[str, Any]:
         """What decides the fitness, as JSON values; own functions are given by their names."""
         own = {"objective": self._own_objective, "phenotype": self._own_phenotype}

@@ -33,9 +33,14 @@ class ImportanceSampler:
     """
 
     def __init__(self, samples: int, uniform_share: float, seed: int) -> None:
+        self._samples = samples
         self._uniform_share = uniform_share
         self._seed = seed
-        self.tell(np.ones(samples, np.float32))
+        self.forget()
+
+    def forget(self) -> None:
+        """All samples alike again."""
+        self.tell(np.ones(self._samples, np.float32))
 
     def tell(self, errors: F32) -> None:
         """Errors float32 [N] in [0, 1]: what the chances are until the next ones."""

@@ -4,7 +4,7 @@
 
 namespace {
 
-float kNoBias[65536];  // zeros for as many outputs as evokern/layers.py allows
+const float kNoBias[65536] = {};  // zeros for as many outputs as evokern/layers.py allows
 
 // The banks of a call, and which row of each bank every slot runs: index [banks, slots].
 struct Banks {

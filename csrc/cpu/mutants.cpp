@@ -33,7 +33,7 @@ Plan make_plan(const MutantParams& m) {
   for (i64 i = plan.in_part ? 1 : 0; i < p.step_count; ++i) {
     plan.tile_features = larger_of(plan.tile_features, p.steps[i].outputs);
   }
-  plan.threads = thread_count();
+  plan.threads = omp_get_max_threads();
   plan.tiles = ceil_div(p.samples, kTile);
   plan.cut = cut_slots(p.slots, plan.tiles, plan.threads);
   return plan;
@@ -138,7 +138,7 @@ void mutants(const MutantParams& m) {
 #pragma omp parallel num_threads(plan.threads)
   {
     const FloatEnvironment environment;
-    const Tile mine = ws.threads + thread_number() * plan.thread_floats();
+    const Tile mine = ws.threads + omp_get_thread_num() * plan.thread_floats();
 #pragma omp for schedule(dynamic)
     for (i64 tile = 0; tile < plan.tiles; ++tile) {
       run_centre(m, plan, tile, ws.shared + tile * plan.shared_floats(p));

@@ -1,37 +1,19 @@
 // What both ways through a network share: threads, activations, and from logits to losses.
 #pragma once
 
+#include <omp.h>
+
 #include "core/activation.h"
 #include "core/pool.h"
 #include "cpu/dense.h"
 #include "cpu/kernels.h"
 #include "cpu/simd.h"
 
-#if defined(_OPENMP)
-#include <omp.h>
-#endif
-
 EVK_NAMESPACE_BEGIN
 
 EVK_INLINE i64 larger_of(i64 a, i64 b) { return a > b ? a : b; }
 EVK_INLINE i64 smaller_of(i64 a, i64 b) { return a < b ? a : b; }
 EVK_INLINE i64 ceil_div(i64 a, i64 b) { return (a + b - 1) / b; }
-
-EVK_INLINE int thread_count() {
-#if defined(_OPENMP)
-  return omp_get_max_threads();
-#else
-  return 1;
-#endif
-}
-
-EVK_INLINE int thread_number() {
-#if defined(_OPENMP)
-  return omp_get_thread_num();
-#else
-  return 0;
-#endif
-}
 
 // How a slot's batch is cut into tasks of whole units (tiles or samples): only with too few slots
 // for all threads, since every task reads the slot's weights.

@@ -54,7 +54,7 @@ i64 buffer_floats(const NetworkParams& p, const Plan& plan, i64 buffer) {
 
 Plan make_plan(const NetworkParams& p) {
   Plan plan{};
-  plan.threads = thread_count();
+  plan.threads = omp_get_max_threads();
   plan.shared_head = p.x_slot_stride == 0 && (p.head_steps > 0 || p.x_u8);
   plan.head_features = aligned(p.buffer_features[p.head_buffer]);
   plan.cut = cut_slots(p.slots, p.samples, plan.threads);
@@ -245,7 +245,7 @@ void run_samples(const NetworkParams& p) {
 #pragma omp parallel num_threads(plan.threads)
   {
     const FloatEnvironment environment;
-    Thread t = thread_of(p, plan, ws.threads + thread_number() * plan.thread_floats());
+    Thread t = thread_of(p, plan, ws.threads + omp_get_thread_num() * plan.thread_floats());
     if (plan.shared_head) {
 #pragma omp for schedule(dynamic)
       for (i64 sample = 0; sample < p.samples; ++sample) run_head(p, plan, ws, sample, t);

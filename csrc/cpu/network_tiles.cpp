@@ -124,7 +124,7 @@ i64 prepared_floats(const NetworkParams& p, const Step& s) {
 
 Plan make_plan(const NetworkParams& p) {
   Plan plan{};
-  plan.threads = thread_count();
+  plan.threads = omp_get_max_threads();
   plan.shared_batch = p.x_slot_stride == 0;
   plan.prepares = p.bf16 || p.bf16_bank;
   plan.only_dense = true;
@@ -392,7 +392,7 @@ void run_tiles(const NetworkParams& p) {
 #pragma omp parallel num_threads(plan.threads)
   {
     const FloatEnvironment environment;
-    float* mine = ws.threads + thread_number() * plan.thread_floats();
+    float* mine = ws.threads + omp_get_thread_num() * plan.thread_floats();
     const Buffers buffers{mine, mine + plan.tile_floats(), mine + 2 * plan.tile_floats(),
                           mine + 3 * plan.tile_floats()};
     if (plan.shared_batch) {

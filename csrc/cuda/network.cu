@@ -67,7 +67,6 @@ FusedNetworkParams fused_params(const NetworkParams& p, const FusedRun& run) {
   f.x_scale = p.x_scale;
   f.x_slot_stride = run.x.data ? run.x.slot_stride : run.bytes.slot_stride;
   f.x_sample_stride = run.x.data ? run.x.sample_stride : run.bytes.sample_stride;
-  f.slots = run.slots;
   f.samples = p.samples;
   f.out = p.out ? p.out + run.first * p.out_slot_stride : nullptr;
   f.out_slot_stride = p.out_slot_stride;

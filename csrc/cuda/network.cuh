@@ -31,7 +31,7 @@ struct FusedNetworkParams {
   const u8* x_u8;  // instead of x; times x_scale
   float x_scale;
   i64 x_slot_stride, x_sample_stride;
-  i64 slots, samples;
+  i64 samples;
   // network_forward
   float* out;  // or null
   i64 out_slot_stride, out_sample_stride;

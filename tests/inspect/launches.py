@@ -305,7 +305,6 @@ LAUNCHES = {
             "x_u8": None,
             "x_slot_stride": 0,
             "x_sample_stride": 5,
-            "slots": 1,
             "samples": 66,
             "out": None,
             "sample_losses": ARRAY,

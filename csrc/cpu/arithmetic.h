@@ -20,22 +20,10 @@ struct Fp32 {
 constexpr int kBf16Inputs = 2;  // per operand
 
 struct Bf16 {
-  EVK_INLINE Float multiply_add(Float x, Float w, Float acc) {
-    return (Float)_mm512_dpbf16_ps((__m512)acc, (__m512bh)x, (__m512bh)w);
-  }
+  EVK_INLINE Float multiply_add(Float x, Float w, Float acc) { return dot_bf16(x, w, acc); }
 };
 
-EVK_INLINE Float bf16_operand(Float first, Float second) {
-#if defined(EVK_EMULATE_AVX512)  // SIMDe has no such conversion
-  const Word low = Element<Float>::bits(round_to_bf16(first)) >> 16;
-  return Element<Float>::from_bits(low | Element<Float>::bits(round_to_bf16(second)));
-#else
-  const __m512i halves = (__m512i)_mm512_cvtne2ps_pbh((__m512)second, (__m512)first);
-  const __m512i order = _mm512_set_epi16(31, 15, 30, 14, 29, 13, 28, 12, 27, 11, 26, 10, 25, 9, 24,
-                                         8, 23, 7, 22, 6, 21, 5, 20, 4, 19, 3, 18, 2, 17, 1, 16, 0);
-  return (Float)_mm512_permutexvar_epi16(order, halves);
-#endif
-}
+EVK_INLINE Float bf16_operand(Float first, Float second) { return pair_to_bf16(first, second); }
 
 #else
 

@@ -7,6 +7,7 @@
 
 #include <stddef.h>
 
+#include "core/bf16.h"
 #include "core/philox.h"
 
 #define EVK_CAT_(a, b) a##b
@@ -242,6 +243,27 @@ EVK_INLINE void word_pairs(const Words<Counter>& c, Word first[1], Word second[1
 EVK_INLINE void pairs_in_gene_order(const Float first[1], const Float second[1], Float out[2]) {
   out[0] = (Float)EVK_MM(unpacklo_ps)((NativeFloat)first[0], (NativeFloat)second[0]);
   out[1] = (Float)EVK_MM(unpackhi_ps)((NativeFloat)first[0], (NativeFloat)second[0]);
+}
+
+#endif
+
+#if EVK_HAS_BF16
+
+// Pairs of bf16, side by side in the place of one float each, the first in its low half.
+EVK_INLINE Float pair_to_bf16(Float first, Float second) {
+#if defined(EVK_EMULATE_AVX512)  // SIMDe has no such conversion
+  const Word low = Element<Float>::bits(round_to_bf16(first)) >> 16;
+  return Element<Float>::from_bits(low | Element<Float>::bits(round_to_bf16(second)));
+#else
+  const __m512i halves = (__m512i)_mm512_cvtne2ps_pbh((__m512)second, (__m512)first);
+  const __m512i order = _mm512_set_epi16(31, 15, 30, 14, 29, 13, 28, 12, 27, 11, 26, 10, 25, 9, 24,
+                                         8, 23, 7, 22, 6, 21, 5, 20, 4, 19, 3, 18, 2, 17, 1, 16, 0);
+  return (Float)_mm512_permutexvar_epi16(order, halves);
+#endif
+}
+// acc plus the products of both numbers of the pairs.
+EVK_INLINE Float dot_bf16(Float x, Float w, Float acc) {
+  return (Float)_mm512_dpbf16_ps((__m512)acc, (__m512bh)x, (__m512bh)w);
 }
 
 #endif

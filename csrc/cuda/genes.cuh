@@ -109,9 +109,9 @@ EVK_INLINE i64 remainder(i64 a, i64 b) {
 }
 
 // The part of a gene, and its unit in it; goes on gene by gene.
-class Place {
+class GeneCursor {
  public:
-  EVK_INLINE_MEMBER Place(const GenePart* parts, i64 count, i64 gene) {
+  EVK_INLINE_MEMBER GeneCursor(const GenePart* parts, i64 count, i64 gene) {
     i64 low = 0, high = count;
     while (high - low > 1) {
       const i64 middle = (low + high) / 2;
@@ -150,15 +150,15 @@ class Place {
 EVK_DEVICE Genes init_genes(const Source& source, const GenePart* parts, i64 part_count,
                             InitScheme scheme, const float* lengths, const Span& span) {
   Genes genes = draw_deviates(source, span.philox_block(), kInit, init_distribution(scheme));
-  Place place(parts, part_count, span.first);
+  GeneCursor cursor(parts, part_count, span.first);
   EVK_UNROLL(4)
   for (int i = 0; i < 4; ++i) {
-    if (i > 0 && i < span.count) place.next();
-    const GenePart& part = place.part();
+    if (i > 0 && i < span.count) cursor.next();
+    const GenePart& part = cursor.part();
     float gene = value_of(part.content);
     if (is_drawn(part.content, scheme)) {
       gene = genes.at[i] * part.scale;
-      if (lengths) gene = gene / lengths[place.column()];
+      if (lengths) gene = gene / lengths[cursor.column()];
     }
     genes.at[i] = gene;
   }
@@ -194,11 +194,11 @@ template <class O>
 EVK_DEVICE Choice draw_choice_of_units(const O& o, const Source& source, const GenePart* parts,
                                        i64 part_count, const Span& span) {
   u32 unit[4];
-  Place place(parts, part_count, span.first);
+  GeneCursor cursor(parts, part_count, span.first);
   EVK_UNROLL(4)
   for (int i = 0; i < 4; ++i) {
-    if (i > 0 && i < span.count) place.next();
-    unit[i] = place.unit();
+    if (i > 0 && i < span.count) cursor.next();
+    unit[i] = cursor.unit();
   }
   Choice choice = {};
   for (u32 missing = 15; missing != 0;) {

@@ -103,10 +103,10 @@ struct WeightChunks {
 
 // Which sums a thread holds. Lanes go along samples first, eight of them at most, so that a warp
 // reads few distinct inputs and weights.
-struct Place {
+struct ThreadTile {
   int column, row, columns, rows;
 
-  __device__ __forceinline__ explicit Place(int tile) {
+  __device__ __forceinline__ explicit ThreadTile(int tile) {
     columns = tile / kThreadSamples;
     rows = static_cast<int>(blockDim.x) / columns;
     const int across = columns < 8 ? columns : 8;
@@ -161,9 +161,9 @@ EVK_DEVICE void multiply_chunk(float (&acc)[U][kThreadSamples], const float* x, 
 
 // values [features, tile]: the layer's input, then its output.
 template <int U, bool Vectors>
-EVK_DEVICE void run_layer(const FusedLayer& layer, const Place& place, int tile, i64 slot,
+EVK_DEVICE void run_layer(const FusedLayer& layer, const ThreadTile& mine, int tile, i64 slot,
                           float* values, WeightChunks& chunks) {
-  const int unit = place.row * U;
+  const int unit = mine.row * U;
   const int count = layer.outputs - unit < U ? layer.outputs - unit : U;  // units that exist
   float acc[U][kThreadSamples];
   const float* bias = layer.bias.base ? row_of<float>(layer.bias, slot) + unit : nullptr;
@@ -179,8 +179,8 @@ EVK_DEVICE void run_layer(const FusedLayer& layer, const Place& place, int tile,
     chunks.request();
     const int rows = layer.inputs - first < most ? layer.inputs - first : most;
     if (count > 0) {
-      multiply_chunk<U, Vectors>(acc, values + first * tile + place.column * 4, weights + unit,
-                                 rows, tile, layer.outputs, count);
+      multiply_chunk<U, Vectors>(acc, values + first * tile + mine.column * 4, weights + unit, rows,
+                                 tile, layer.outputs, count);
     }
   }
   __syncthreads();  // all have read the input
@@ -188,7 +188,7 @@ EVK_DEVICE void run_layer(const FusedLayer& layer, const Place& place, int tile,
 #pragma unroll
   for (int u = 0; u < U; ++u) {
     if (u >= count) break;
-    float* y = values + (unit + u) * tile + place.column * 4;
+    float* y = values + (unit + u) * tile + mine.column * 4;
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
       Float4 four{acc[u][half * 4], acc[u][half * 4 + 1], acc[u][half * 4 + 2],
@@ -206,27 +206,27 @@ EVK_DEVICE void run_layer(const FusedLayer& layer, const Place& place, int tile,
   // One copy of the longer rules, on what this thread has written.
 #pragma unroll 1
   for (int i = 0; i < count * kThreadSamples; ++i) {
-    float* y = values + (unit + i / kThreadSamples) * tile + place.sample(tile, i % kThreadSamples);
+    float* y = values + (unit + i / kThreadSamples) * tile + mine.sample(tile, i % kThreadSamples);
     *y = activated(layer.activation, *y, layer.slope);
   }
 }
 
 EVK_DEVICE void run_layers(const FusedNetworkParams& p, i64 slot, float* values,
                            WeightChunks& chunks) {
-  const Place place(p.tile);
+  const ThreadTile mine(p.tile);
   for (int i = 0; i < p.layer_count; ++i) {
     const FusedLayer& layer = p.layers[i];
     const bool vectors = layer.outputs % 4 == 0;
-    if (layer.outputs > 4 * place.rows) {
-      vectors ? run_layer<8, true>(layer, place, p.tile, slot, values, chunks)
-              : run_layer<8, false>(layer, place, p.tile, slot, values, chunks);
-    } else if (layer.outputs > 2 * place.rows) {
-      vectors ? run_layer<4, true>(layer, place, p.tile, slot, values, chunks)
-              : run_layer<4, false>(layer, place, p.tile, slot, values, chunks);
-    } else if (layer.outputs > place.rows) {
-      run_layer<2, false>(layer, place, p.tile, slot, values, chunks);
+    if (layer.outputs > 4 * mine.rows) {
+      vectors ? run_layer<8, true>(layer, mine, p.tile, slot, values, chunks)
+              : run_layer<8, false>(layer, mine, p.tile, slot, values, chunks);
+    } else if (layer.outputs > 2 * mine.rows) {
+      vectors ? run_layer<4, true>(layer, mine, p.tile, slot, values, chunks)
+              : run_layer<4, false>(layer, mine, p.tile, slot, values, chunks);
+    } else if (layer.outputs > mine.rows) {
+      run_layer<2, false>(layer, mine, p.tile, slot, values, chunks);
     } else {
-      run_layer<1, false>(layer, place, p.tile, slot, values, chunks);
+      run_layer<1, false>(layer, mine, p.tile, slot, values, chunks);
     }
   }
   __syncthreads();

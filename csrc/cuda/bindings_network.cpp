@@ -52,8 +52,8 @@ std::vector<evk::Step> steps_of(const py::object& program, const Banks& banks) {
   return steps;
 }
 
-// One call: a plan of evokern/backends/plan.py on x [slots, samples, ...], or [samples,
-// ...] for a batch that all slots share. `memory` is the workspace.
+// One call: a plan of evokern/backends/plan.py on x [slots, samples, ...], or [samples, ...] for a
+// batch that all slots share. `memory` is the workspace.
 class LayersCall {
  public:
   LayersCall(const std::vector<py::object>& banks, const py::object& plan, const py::object& x,
@@ -61,7 +61,7 @@ class LayersCall {
       : banks_(banks, index, index_rows, slots),
         steps_(steps_of(plan.attr("program"), banks_)),
         routes_(plan.attr("routes")),
-        places_(plan.attr("places")) {
+        buffers_(plan.attr("places")) {
     const auto number = [&](const char* name) { return plan.attr(name).cast<int64_t>(); };
     const Array from(x);
     plan_.slots = number("slots");
@@ -69,7 +69,7 @@ class LayersCall {
     plan_.routes = routes_.data();
     plan_.route_count = routes_.rows();
     plan_.head_routes = number("head_routes");
-    plan_.places = places_.data();
+    plan_.buffers = buffers_.data();
     plan_.output = number("output");
     plan_.copy = number("copy");
     plan_.state = number("state");
@@ -103,7 +103,8 @@ class LayersCall {
  private:
   Banks banks_;
   std::vector<evk::Step> steps_;
-  HostArray<int64_t> routes_, places_;
+  HostArray<evk::cuda::Route> routes_;
+  HostArray<evk::cuda::Buffer> buffers_;
   evk::cuda::LayersPlan plan_{};
 };
 

@@ -17,18 +17,31 @@ int replay(const ReplayParams& p, void* stream);
 int nes_sample(const NesSampleParams& p, void* stream);
 int nes_update(const NesUpdateParams& p, void* stream);
 
-// Where the values of a network lie, as evokern/backends/plan.py makes it: the places of
-// its steps are the input, what the caller gets, and pieces of the memory.
+// Where the values of a network lie, as evokern/backends/plan.py makes it: the places of its steps
+// are the input, what the caller gets, and buffers in the memory.
 constexpr int64_t kInputPlace = 0, kOutPlace = 1;
-constexpr int64_t kRouteFields = 4, kPlaceFields = 3;
+
+// Rows of Plan.routes: the number of a step; the places that it reads, adds and writes.
+struct Route {
+  int64_t step, source, other, target;
+};
+static_assert(sizeof(Route) == 4 * sizeof(int64_t));
+
+// Rows of Plan.places.
+struct Buffer {
+  int64_t offset;         // in bytes
+  int64_t sample_stride;  // in floats
+  int64_t per_slot;       // whether every slot has one
+};
+static_assert(sizeof(Buffer) == 3 * sizeof(int64_t));
 
 struct LayersPlan {
-  int64_t slots;          // that run at a time
-  bool shared;            // one batch for all slots
-  const int64_t* routes;  // [route_count, 4]: number of a step; places that it reads, adds, writes
+  int64_t slots;        // that run at a time
+  bool shared;          // one batch for all slots
+  const Route* routes;  // [route_count]
   int64_t route_count;
   int64_t head_routes;    // run once for all slots
-  const int64_t* places;  // [*, 3]: offset in bytes, floats between samples, whether slots have one
+  const Buffer* buffers;  // by place; those of the input and of what the caller gets say nothing
   int64_t output;         // place of the network's output
   int64_t copy;           // place of the input's bytes as floats, or -1
   int64_t state;          // place of the states of recurrent layers, or -1

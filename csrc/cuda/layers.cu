@@ -138,9 +138,9 @@ struct Run {
       return Values<float>{p.out + first * p.out_slot_stride, p.out_slot_stride,
                            p.out_sample_stride};
     }
-    const int64_t* row = plan.places + place * kPlaceFields;
-    float* data = reinterpret_cast<float*>(static_cast<char*>(plan.memory) + row[0]);
-    return Values<float>{data, row[2] ? p.samples * row[1] : 0, row[1]};
+    const Buffer& b = plan.buffers[place];
+    float* data = reinterpret_cast<float*>(static_cast<char*>(plan.memory) + b.offset);
+    return Values<float>{data, b.per_slot ? p.samples * b.sample_stride : 0, b.sample_stride};
   }
 
   ElementsParams elements(i64 source, i64 target, i64 features) const {
@@ -160,12 +160,12 @@ struct Run {
     return launch_elements<Rule::kBytes>(e, stream);
   }
 
-  int elementwise(const Step& s, const int64_t* route) const {
-    ElementsParams e = elements(route[1], route[3], s.outputs);
+  int elementwise(const Step& s, const Route& route) const {
+    ElementsParams e = elements(route.source, route.target, s.outputs);
     e.activation = s.activation;
     e.slope = s.slope;
     if (s.kind == StepKind::kAdd) {
-      e.other = read_only(at(route[2]));
+      e.other = read_only(at(route.other));
       return launch_elements<Rule::kAdd>(e, stream);
     }
     if (s.kind == StepKind::kActivation) return launch_elements<Rule::kCopy>(e, stream);
@@ -190,18 +190,18 @@ struct Run {
     return d;
   }
 
-  int dense(const Step& s, const int64_t* route) const {
+  int dense(const Step& s, const Route& route) const {
     DenseParams d = dense(s, s.outputs);
-    d.first = DenseOperand{read_only(at(route[1])), here(s.weights), s.inputs};
-    d.y = at(route[3]);
+    d.first = DenseOperand{read_only(at(route.source)), here(s.weights), s.inputs};
+    d.y = at(route.target);
     return launch_dense(d, stream);
   }
 
   // One launch per step of the sequence. States lie in the output, or where it is only the last of
   // them, there and in plan.state by turns.
-  int elman(const Step& s, const int64_t* route) const {
+  int elman(const Step& s, const Route& route) const {
     const i64 features = s.inputs / s.length, outputs = s.out_channels;
-    const Values<float> x = at(route[1]), y = at(route[3]);
+    const Values<float> x = at(route.source), y = at(route.target);
     DenseParams d = dense(s, outputs);
     d.wide = d.wide && reads_fours(s.recurrent, outputs, p.bf16_bank);
     Values<float> before{nullptr, 0, 0};
@@ -222,13 +222,13 @@ struct Run {
     return 0;
   }
 
-  int conv(const Step& s, const int64_t* route) const {
+  int conv(const Step& s, const Route& route) const {
     ConvParams c{};
-    if (reads_bytes(route[1])) {
+    if (reads_bytes(route.source)) {
       c.bytes = bytes();
       c.bytes_scale = p.x_scale;
     } else {
-      c.x = read_only(at(route[1]));
+      c.x = read_only(at(route.source));
     }
     c.weights = here(s.weights);
     c.bias = here(s.bias);
@@ -236,7 +236,7 @@ struct Run {
     c.shift = here(s.shift);
     c.bf16_bank = p.bf16_bank;
     c.wide = reads_fours(s.weights, s.out_channels, p.bf16_bank);
-    c.y = at(route[3]);
+    c.y = at(route.target);
     c.slots = slots;
     c.samples = p.samples;
     c.channels = static_cast<i32>(s.channels);
@@ -256,10 +256,10 @@ struct Run {
     return launch_conv(c, stream);
   }
 
-  int pool(const Step& s, const int64_t* route) const {
+  int pool(const Step& s, const Route& route) const {
     PoolKernelParams k{};
-    k.x = read_only(at(route[1]));
-    k.y = at(route[3]);
+    k.x = read_only(at(route.source));
+    k.y = at(route.target);
     k.slots = slots;
     k.samples = p.samples;
     k.channels = s.channels;
@@ -286,8 +286,8 @@ struct Run {
     return k;
   }
 
-  int step(const int64_t* route) const {
-    const Step& s = p.steps[route[0]];
+  int step(const Route& route) const {
+    const Step& s = p.steps[route.step];
     switch (s.kind) {
       case StepKind::kDense:
         return dense(s, route);
@@ -306,7 +306,7 @@ struct Run {
 
   int steps(i64 begin, i64 end) const {
     for (i64 i = begin; i < end; ++i) {
-      if (const int error = step(plan.routes + i * kRouteFields)) return error;
+      if (const int error = step(plan.routes[i])) return error;
     }
     return 0;
   }

@@ -49,6 +49,9 @@ struct InitGenomesParams {
 
 enum class CrossoverKind : int { kUniform = 0, kArithmetic = 1, kRows = 2, kNone = 3 };
 
+// Of what mutation adds, times sigma.
+enum class Distribution : int { kNormal = 0, kUniform = 1, kCauchy = 2 };
+
 struct CrossoverMutateParams {
   const float* genomes;  // [P, genes]
   int64_t genomes_stride;
@@ -62,7 +65,7 @@ struct CrossoverMutateParams {
   int64_t out_stride;
   int64_t parent_count, slots, genes;
   CrossoverKind kind;
-  int distribution;
+  Distribution distribution;
   uint64_t rate_threshold, mutation_threshold;  // Bernoulli thresholds, 2^32 = always
   const GenePart* parts;                        // rows only
   int64_t part_count;
@@ -83,7 +86,7 @@ struct ReplayParams {
   int64_t part_count;
   InitScheme scheme;
   CrossoverKind kind;
-  int distribution;
+  Distribution distribution;
   uint64_t rate_threshold, mutation_threshold;  // Bernoulli thresholds, 2^32 = always
   const float* weights;                         // [parent_count], arithmetic only
   uint64_t seed;

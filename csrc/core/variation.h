@@ -6,8 +6,6 @@
 
 EVK_NAMESPACE_BEGIN
 
-enum class Distribution : int { kNormal = 0, kUniform = 1, kCauchy = 2 };
-
 // A Bernoulli draw is word < threshold. Thresholds have 33 bits (2^32 means always), so the test is
 // word <= threshold - 1; a threshold of 0 (never) is the caller's to skip.
 template <class F>

@@ -55,7 +55,7 @@ void crossover_mutate(const Array& genomes, const Array& parents, const Array& s
   p.slots = parents.shape(1);
   p.genes = genomes.shape(1);
   p.kind = static_cast<evk::CrossoverKind>(kind);
-  p.distribution = distribution;
+  p.distribution = static_cast<evk::Distribution>(distribution);
   p.rate_threshold = rate_threshold;
   p.mutation_threshold = mutation_threshold;
   p.parts = list.data();
@@ -103,7 +103,7 @@ void replay(const py::object& program, const Array& out, const Array& parts, con
   p.part_count = static_cast<int64_t>(list.size());
   p.scheme = static_cast<evk::InitScheme>(scheme);
   p.kind = static_cast<evk::CrossoverKind>(kind);
-  p.distribution = distribution;
+  p.distribution = static_cast<evk::Distribution>(distribution);
   p.rate_threshold = rate_threshold;
   p.mutation_threshold = mutation_threshold;
   p.weights = data<float>(weights);

@@ -148,7 +148,7 @@ void make_run(const Segment& s, const Source& keys, i64 run) {
     parents.first = s.buffer;
     kind = CrossoverKind::kNone;
   }
-  const Mutation mutation{static_cast<Distribution>(p.distribution), p.mutation_threshold};
+  const Mutation mutation{p.distribution, p.mutation_threshold};
   make_genes(parents, steps, mutation, s.end, kind, s.row(p.target[run]),
              s.streaming && p.final[run]);
 }

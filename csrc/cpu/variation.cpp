@@ -34,7 +34,7 @@ struct Offspring {
         slot(number),
         parent_count(p.parent_count),
         rate_threshold(p.rate_threshold),
-        mutation{static_cast<Distribution>(p.distribution), p.mutation_threshold},
+        mutation{p.distribution, p.mutation_threshold},
         source{RoundKeys(key_of(p.seed)), p.first + static_cast<u32>(number), p.generation},
         sigma(p.sigma[number]),
         first(parent(0)),

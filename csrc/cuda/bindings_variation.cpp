@@ -47,7 +47,7 @@ void crossover_mutate(const py::object& genomes, const py::object& out, int64_t 
   p.slots = slots;
   p.genes = from.shape(1);
   p.kind = static_cast<evk::CrossoverKind>(kind);
-  p.distribution = distribution;
+  p.distribution = static_cast<evk::Distribution>(distribution);
   p.rate_threshold = rate_threshold;
   p.mutation_threshold = mutation_threshold;
   p.parts = at<const evk::GenePart>(parts);
@@ -82,7 +82,7 @@ void replay(const py::object& out, const std::map<std::string, Address>& arrays,
   p.part_count = part_count;
   p.scheme = static_cast<evk::InitScheme>(scheme);
   p.kind = static_cast<evk::CrossoverKind>(kind);
-  p.distribution = distribution;
+  p.distribution = static_cast<evk::Distribution>(distribution);
   p.rate_threshold = rate_threshold;
   p.mutation_threshold = mutation_threshold;
   p.weights = at<const float>(arrays.at("weights"));

@@ -71,7 +71,7 @@ EVK_DEVICE void make_run(const ReplayParams& p, i64 run, const Span& span) {
     default:
       genes = load_genes(stored_genome(p, from), span);
   }
-  const Mutation mutation{static_cast<Distribution>(p.distribution), p.mutation_threshold};
+  const Mutation mutation{p.distribution, p.mutation_threshold};
   for (; step < end; ++step) {
     const float sigma = p.sigma[step];
     if (sigma == 0.0f) continue;

@@ -76,7 +76,7 @@ EVK_GENES_KERNEL crossover_mutate_kernel(const CrossoverMutateParams p) {
   }
   const float sigma = p.sigma[slot];
   if (sigma != 0.0f && p.mutation_threshold != 0) {
-    const Mutation mutation{static_cast<Distribution>(p.distribution), p.mutation_threshold};
+    const Mutation mutation{p.distribution, p.mutation_threshold};
     child = mutate(source, mutation, sigma, span, child);
   }
   const i64 row = p.out_rows ? p.out_rows[slot] : slot;

@@ -43,6 +43,8 @@ using i32 = int;
 using u64 = unsigned long long;
 using i64 = long long;
 
+EVK_INLINE i64 ceil_div(i64 a, i64 b) { return (a + b - 1) / b; }
+
 template <class F>
 struct Element;
 

@@ -35,7 +35,7 @@ EVK_INLINE Float bf16_operand(Float first, Float) { return round_to_bf16(first);
 #endif
 
 // Operands that so many inputs take.
-EVK_INLINE i64 bf16_operands(i64 inputs) { return (inputs + kBf16Inputs - 1) / kBf16Inputs; }
+EVK_INLINE i64 bf16_operands(i64 inputs) { return ceil_div(inputs, kBf16Inputs); }
 
 // `count` operands of the inputs `first` and `second`; null: +0.
 template <class T>

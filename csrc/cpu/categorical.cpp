@@ -187,7 +187,7 @@ void store_rows(const NesUpdateParams& p, const Group& g) {
 // little work: one costs half a microsecond.
 template <class Work>
 EVK_INLINE void for_all_rows(const CategoricalRows& rows, const Work& work) {
-  const i64 no_fault = rows.count + 1, groups = (rows.count + kGroup - 1) / kGroup;
+  const i64 no_fault = rows.count + 1, groups = ceil_div(rows.count, kGroup);
   const auto run = [&rows, &work](i64 begin, i64 end, float* scratch) {
     const FloatEnvironment environment;
     const i64 size = rows.choices * kGroup;

@@ -27,7 +27,7 @@ EVK_INLINE i64 panel_width(i64 channels_left) {
 
 // Floats of all panels of a layer.
 EVK_INLINE i64 panel_floats(i64 depth, i64 channels) {
-  return (kPanelHead + depth) * ((channels + kLanes - 1) / kLanes) * kLanes;
+  return (kPanelHead + depth) * ceil_div(channels, kLanes) * kLanes;
 }
 
 template <class T>
@@ -204,8 +204,8 @@ EVK_INLINE void conv_rows(const ConvImages& c, const ConvRows& r, i64 width, i64
 // The channels of one panel, from `channel`, at all positions of all samples.
 template <class A>
 EVK_INLINE void conv_panel(const ConvImages& c, const float* panel, i64 width, i64 channel) {
-  const i64 chunks = (c.depth + kConvDepth - 1) / kConvDepth;
-  const i64 chunk = (c.depth + chunks - 1) / chunks;
+  const i64 chunks = ceil_div(c.depth, kConvDepth);
+  const i64 chunk = ceil_div(c.depth, chunks);
   const i64 count = c.channels - channel < width ? c.channels - channel : width;
   for (i64 k = 0; k < c.depth; k += chunk) {
     const bool last = k + chunk >= c.depth;

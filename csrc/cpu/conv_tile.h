@@ -72,8 +72,8 @@ void conv_tile_channels(const ConvTile& c, const float* x, i64 channel, float* y
 
 template <class A, int C>
 void conv_tile_columns(const ConvTile& c) {
-  const i64 chunks = (c.depth + kConvTileDepth - 1) / kConvTileDepth;
-  const i64 chunk = (c.depth + chunks - 1) / chunks;
+  const i64 chunks = ceil_div(c.depth, kConvTileDepth);
+  const i64 chunk = ceil_div(c.depth, chunks);
   for (i64 first = 0; first < c.depth; first += chunk) {
     const i64 depth = first + chunk < c.depth ? chunk : c.depth - first;
     for (i64 position = 0; position < c.positions; ++position) {
@@ -87,7 +87,7 @@ void conv_tile_columns(const ConvTile& c) {
 template <class A>
 void conv_tile(ConvTile c, i64 samples) {
   for (i64 done = 0; done < samples; done += kColumns * kLanes) {
-    switch ((samples - done + kLanes - 1) / kLanes) {
+    switch (ceil_div(samples - done, kLanes)) {
       case 1:
         conv_tile_columns<A, 1>(c);
         break;

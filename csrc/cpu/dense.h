@@ -118,8 +118,8 @@ void dense_units(DenseOperands d, i64 units, i64 depth, bool first, bool relu,
 template <class A, int C>
 void dense_columns(const DenseOperands& whole, i64 depth, i64 units, bool relu,
                    Lookahead& lookahead) {
-  const i64 chunks = depth > 0 ? (depth + kDepth - 1) / kDepth : 1;  // no inputs: y = b
-  const i64 chunk = (depth + chunks - 1) / chunks;
+  const i64 chunks = depth > 0 ? ceil_div(depth, kDepth) : 1;  // no inputs: y = b
+  const i64 chunk = ceil_div(depth, chunks);
   for (i64 k = 0, left = chunks; left > 0; k += chunk, --left) {
     const i64 count = k + chunk < depth ? chunk : depth - k;
     DenseOperands d = whole;
@@ -135,7 +135,7 @@ template <class A>
 void dense_tile(DenseOperands d, i64 depth, i64 units, i64 samples, bool relu,
                 Lookahead& lookahead) {
   for (i64 done = 0; done < samples; done += kColumns * kLanes) {
-    switch ((samples - done + kLanes - 1) / kLanes) {
+    switch (ceil_div(samples - done, kLanes)) {
       case 1:
         dense_columns<A, 1>(d, depth, units, relu, lookahead);
         break;

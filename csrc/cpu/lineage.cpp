@@ -158,7 +158,7 @@ void make_run(const Segment& s, const Source& keys, i64 run) {
 void replay(const ReplayParams& p) {
   const bool streaming =
       vectors_fit(p.out, p.out_stride) && p.outputs * p.genes * i64{4} > kStreamingBytes;
-  const i64 segments = (p.genes + p.segment - 1) / p.segment;
+  const i64 segments = ceil_div(p.genes, p.segment);
   const i64 runs = p.runs;
   // Runs that read no other run's genes may go side by side.
   const i64 runs_per_task = p.independent ? 1 : runs;

@@ -13,7 +13,6 @@ EVK_NAMESPACE_BEGIN
 
 EVK_INLINE i64 larger_of(i64 a, i64 b) { return a > b ? a : b; }
 EVK_INLINE i64 smaller_of(i64 a, i64 b) { return a < b ? a : b; }
-EVK_INLINE i64 ceil_div(i64 a, i64 b) { return (a + b - 1) / b; }
 
 // How a slot's batch is cut into tasks of whole units (tiles or samples): only with too few slots
 // for all threads, since every task reads the slot's weights.

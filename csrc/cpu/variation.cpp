@@ -161,7 +161,7 @@ void crossover_mutate(const CrossoverMutateParams& p) {
   const bool whole = p.kind == CrossoverKind::kRows || p.genes == 0;
   const i64 part = p.slots < kFewSlots ? kTaskGenesOfFewSlots : kTaskGenes;
   const i64 task_genes = whole ? (p.genes > 0 ? p.genes : 1) : part;
-  const i64 tasks_per_slot = (p.genes + task_genes - 1) / task_genes;
+  const i64 tasks_per_slot = ceil_div(p.genes, task_genes);
 #pragma omp parallel
   {
     const FloatEnvironment environment;

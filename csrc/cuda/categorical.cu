@@ -8,7 +8,7 @@ EVK_NAMESPACE_BEGIN
 namespace {
 
 unsigned blocks_for(i64 count, i64 per_block) {
-  return static_cast<unsigned>((count + per_block - 1) / per_block);
+  return static_cast<unsigned>(ceil_div(count, per_block));
 }
 
 }  // namespace

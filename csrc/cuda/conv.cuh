@@ -120,8 +120,8 @@ conv_kernel(const __grid_constant__ ConvParams p) {
   __shared__ Tap taps[2 * kTileDepth];
   const i64 positions = static_cast<i64>(p.out_height) * p.out_width;
   const i64 rows = p.samples * positions;
-  const i64 across = (p.out_channels + T::columns - 1) / T::columns;
-  const i64 down = (rows + T::rows - 1) / T::rows;
+  const i64 across = ceil_div(p.out_channels, T::columns);
+  const i64 down = ceil_div(rows, T::rows);
   const int first_channel = static_cast<int>(blockIdx.x % across) * T::columns;
   const i64 row = blockIdx.x / across % down * T::rows, slot = blockIdx.x / across / down;
   const int channels = p.out_channels - first_channel;

@@ -269,8 +269,8 @@ template <class T>
 EVK_KERNEL(kTileThreads)
 dense_kernel(const __grid_constant__ DenseParams p) {
   __shared__ __align__(16) float memory[T::floats];
-  const i64 across = (p.outputs + T::columns - 1) / T::columns;
-  const i64 down = (p.samples + T::rows - 1) / T::rows;
+  const i64 across = ceil_div(p.outputs, T::columns);
+  const i64 down = ceil_div(p.samples, T::rows);
   const i64 column = blockIdx.x % across * T::columns;
   const i64 row = blockIdx.x / across % down * T::rows, slot = blockIdx.x / across / down;
   const bool busy = row + first_row<T>() < p.samples && column + first_column<T>() < p.outputs;
@@ -378,7 +378,7 @@ dense_few_kernel(const __grid_constant__ DenseParams p) {
   __shared__ __align__(16) float memory[Samples * kFewDepth];
   const int width = static_cast<int>(blockDim.x) * Vector;
   static_assert(kFewThreads * Vector <= kFewDepth);
-  const i64 parts = (p.outputs + width - 1) / width;
+  const i64 parts = ceil_div(p.outputs, width);
   const i64 slot = blockIdx.x / parts, first = blockIdx.x % parts * width;
   const i64 output = first + static_cast<i64>(threadIdx.x) * Vector;
   FewSums<Samples, Vector> sums;

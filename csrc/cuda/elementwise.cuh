@@ -125,7 +125,7 @@ template <Rule R>
 EVK_KERNEL(kElementThreads)
 elements_kernel(const __grid_constant__ ElementsParams p) {
   const i64 part = 4 * static_cast<i64>(blockDim.x);
-  const i64 parts = (p.features + part - 1) / part;
+  const i64 parts = ceil_div(p.features, part);
   const i64 row = blockIdx.x / parts * blockDim.y + threadIdx.y;
   const i64 first = blockIdx.x % parts * part + 4 * static_cast<i64>(threadIdx.x);
   if (row >= p.slots * p.samples || first >= p.features) return;

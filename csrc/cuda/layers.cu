@@ -12,8 +12,6 @@ EVK_NAMESPACE_BEGIN
 
 namespace {
 
-i64 ceil_div(i64 a, i64 b) { return (a + b - 1) / b; }
-
 bool on_16(const void* p) { return reinterpret_cast<uintptr_t>(p) % 16 == 0; }
 
 // Whether every row of a bank, and every row of the weights in it, can be read 4 at a time.

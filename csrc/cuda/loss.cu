@@ -22,7 +22,7 @@ int finish_losses(const NetworkParams& p, i64 first, i64 slots, const float* los
   f.out_loss = p.out_loss + first;
   f.out_correct = p.out_correct + first;
   constexpr i64 slots_of_block = kLossThreads / kWarp;
-  const i64 blocks = (slots + slots_of_block - 1) / slots_of_block;
+  const i64 blocks = ceil_div(slots, slots_of_block);
   return launch(finish_losses_kernel, grid_of(blocks), kLossThreads, 0, stream, f);
 }
 

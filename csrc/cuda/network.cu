@@ -110,7 +110,7 @@ int run_fused(const NetworkParams& p, const FusedRun& run, void* stream) {
   FusedNetworkParams f = fused_params(p, run);
   f.tile = static_cast<i32>(tile);
   f.widest = static_cast<i32>(widest);
-  const i64 blocks = run.slots * ((p.samples + tile - 1) / tile);
+  const i64 blocks = run.slots * ceil_div(p.samples, tile);
   const int error = launch(fused_network_kernel, grid_of(blocks), dim3(fused_threads(widest, tile)),
                            static_cast<size_t>(bytes), stream, f);
   if (error || p.out) return error;

@@ -295,7 +295,7 @@ EVK_DEVICE void store_outputs(const FusedNetworkParams& p, i64 slot, i64 first, 
 // Grid: slots x tiles, one after the other.
 EVK_KERNEL(kMostFusedThreads) fused_network_kernel(const __grid_constant__ FusedNetworkParams p) {
   EVK_DYNAMIC_SHARED(float, values);  // [widest, tile], then the chunks
-  const i64 tiles = (p.samples + p.tile - 1) / p.tile;
+  const i64 tiles = ceil_div(p.samples, p.tile);
   const i64 slot = blockIdx.x / tiles, first = blockIdx.x % tiles * p.tile;
   WeightChunks chunks{p, slot, values + static_cast<i64>(p.widest) * p.tile, nullptr, 0, 0, 0};
   chunks.begin_layer(0);

@@ -34,7 +34,7 @@ int crossover_mutate(const CrossoverMutateParams& p, void* stream) {
 
 int mutate_sigma(const MutateSigmaParams& p, void* stream) {
   if (p.individuals == 0) return 0;
-  const unsigned blocks = static_cast<unsigned>((p.individuals + 127) / 128);
+  const unsigned blocks = static_cast<unsigned>(ceil_div(p.individuals, 128));
   return launch(mutate_sigma_kernel, blocks, 128, 0, stream, p);
 }
 

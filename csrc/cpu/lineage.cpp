@@ -30,7 +30,7 @@ struct Parents {
   const i64 parent_count, origin;
   const u64 rate_threshold;
   const Source source;
-  const float* first;
+  const float* parent0;
 
   const float* parent(i64 r) const { return segment.row(rows[r]); }
   float weight(i64 r) const { return segment.params.weights[r]; }
@@ -127,7 +127,7 @@ void make_run(const Segment& s, const Source& keys, i64 run) {
   Steps steps{p.generation + step, p.number + step, p.sigma + step, count};
   CrossoverKind kind = CrossoverKind::kNone;
   const i32* rows = p.source + run;  // of a copy: the row itself
-  const float* first = s.buffer;
+  const float* parent0 = s.buffer;
   if (start == ReplayStart::kInit) {
     source.generation = 0;
     init_genes(p.parts, p.part_count, p.scheme, source, s.buffer, s.begin, s.end);
@@ -140,12 +140,12 @@ void make_run(const Segment& s, const Source& keys, i64 run) {
       rows = p.crossed + *rows * p.parent_count;
       kind = p.kind;
     }
-    first = s.row(rows[0]);
+    parent0 = s.row(rows[0]);
   }
-  Parents parents{s, rows, p.parent_count, s.begin, p.rate_threshold, source, first};
+  Parents parents{s, rows, p.parent_count, s.begin, p.rate_threshold, source, parent0};
   if (kind == CrossoverKind::kRows) {
     recombine_rows(parents, p.parts, p.part_count, s.buffer, s.begin, s.end);
-    parents.first = s.buffer;
+    parents.parent0 = s.buffer;
     kind = CrossoverKind::kNone;
   }
   const Mutation mutation{p.distribution, p.mutation_threshold};

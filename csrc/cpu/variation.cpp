@@ -26,7 +26,7 @@ struct Offspring {
   const Mutation mutation;
   const Source source;
   const float sigma;
-  const float* first;  // parent 0
+  const float* parent0;
   float* const out;
 
   Offspring(const CrossoverMutateParams& p, i64 number)
@@ -37,7 +37,7 @@ struct Offspring {
         mutation{p.distribution, p.mutation_threshold},
         source{RoundKeys(key_of(p.seed)), p.first + static_cast<u32>(number), p.generation},
         sigma(p.sigma[number]),
-        first(parent(0)),
+        parent0(parent(0)),
         out(p.out + (p.out_rows ? p.out_rows[number] : number) * p.out_stride) {}
 
   i64 row(i64 r) const { return params.parents[r * params.parents_stride + slot]; }
@@ -95,7 +95,7 @@ void recombine_many(const Offspring& offspring, i64 begin, i64 end) {
     const i64 stop = start + kStretch < end ? start + kStretch : end;
     const auto count = [&](i64 gene) { return gene + kGroup < stop ? kGroup : stop - gene; };
     for (i64 gene = start; gene < stop; gene += kGroup) {
-      FloatGroup child = load_group(o.first + gene, count(gene));
+      FloatGroup child = load_group(o.parent0 + gene, count(gene));
       for (int i = 0; i < kParts; ++i) child.part[i] = weight * child.part[i];
       store_group(o.out + gene, child, count(gene), false);
     }
@@ -116,7 +116,7 @@ void make_offspring(const Offspring& o, i64 begin, i64 end, bool streaming) {
   }
   if (!o.mutates()) return;
   Offspring recombined = o;
-  recombined.first = o.out;
+  recombined.parent0 = o.out;
   make_genes(recombined, begin, end, CrossoverKind::kNone, false);
 }
 

@@ -115,8 +115,8 @@ EVK_INLINE bool vectors_fit(const float* rows, i64 stride) {
 
 // --- crossover ----------------------------------------------------------------------------------
 //
-// O is one offspring: `source`, `parent_count`, `rate_threshold`, the genomes `first` (parent 0)
-// and `parent(r)`, which begin with gene `origin`, and `weight(r)`.
+// O is one offspring: `source`, `parent_count`, `rate_threshold`, the genomes `parent0` and
+// `parent(r)`, which begin with gene `origin`, and `weight(r)`.
 
 // Genes of parents 1 .. R-1 where the CROSSOVER word says so.
 template <class O>
@@ -124,7 +124,7 @@ EVK_INLINE FloatGroup recombine_uniform(const O& o, i64 gene, i64 count) {
   const i64 at = gene - o.origin;
   const WordGroup words = draw_words(o.source, gene, kCrossover);
   const Word last = bernoulli_last<Float>(o.rate_threshold);
-  FloatGroup child = load_group(o.first + at, count);
+  FloatGroup child = load_group(o.parent0 + at, count);
   if (o.parent_count == 2) {
     const FloatGroup other = load_group(o.parent(1) + at, count);
     for (int i = 0; i < kParts; ++i) {
@@ -149,7 +149,7 @@ EVK_INLINE FloatGroup recombine_uniform(const O& o, i64 gene, i64 count) {
 template <class O>
 EVK_INLINE FloatGroup recombine_arithmetic(const O& o, i64 gene, i64 count) {
   const i64 at = gene - o.origin;
-  FloatGroup child = load_group(o.first + at, count);
+  FloatGroup child = load_group(o.parent0 + at, count);
   const Float weight = Element<Float>::all(o.weight(0));
   for (int i = 0; i < kParts; ++i) child.part[i] = weight * child.part[i];
   for (i64 r = 1; r < o.parent_count; ++r) {
@@ -171,7 +171,7 @@ EVK_INLINE FloatGroup recombine(const O& o, i64 gene, i64 count, CrossoverKind k
     case CrossoverKind::kArithmetic:
       return recombine_arithmetic(o, gene, count);
     default:
-      return load_group(o.first + (gene - o.origin), count);
+      return load_group(o.parent0 + (gene - o.origin), count);
   }
 }
 
@@ -198,7 +198,7 @@ EVK_INLINE void recombine_units(const O& o, float* out, i64 unit, i64 gene, i64 
   for (i64 i = 0; i < count; ++i) {
     const i64 at = unit - aligned + i;
     const i64 other = 1 + static_cast<i64>((static_cast<u64>(which[at]) * others) >> 32);
-    chosen[i] = words[at] < threshold ? o.parent(other) : o.first;
+    chosen[i] = words[at] < threshold ? o.parent(other) : o.parent0;
   }
   const i64 origin = o.origin;
   if (begin <= gene && gene + (rows - 1) * outputs + count <= end) {  // the most common case

@@ -1,5 +1,5 @@
-// The table of steps that evokern/backends/steps.py makes of a network, row by row: for the
-// bindings of every back end.
+// The table of steps that evokern/backends/steps.py makes of a network, row by row, and
+// the window of a pool: for the bindings of every back end.
 #pragma once
 
 #include "core/params.h"
@@ -75,6 +75,16 @@ Step step_of(const int64_t* f, float slope, const F& parameter) {
   s.out_width = f[kOutWidth];
   s.count_include_pad = f[kCountIncludePad] != 0;
   return s;
+}
+
+// Kernel, stride and padding of a pool, each (height, width).
+inline void set_window(Step& s, const int64_t* geometry) {
+  s.kernel_height = geometry[0];
+  s.kernel_width = geometry[1];
+  s.stride_height = geometry[2];
+  s.stride_width = geometry[3];
+  s.pad_height = geometry[4];
+  s.pad_width = geometry[5];
 }
 
 }  // namespace evk

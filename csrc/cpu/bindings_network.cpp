@@ -172,12 +172,7 @@ void pool2d(const Array& x, const Array& out, const std::vector<int64_t>& geomet
   evk::Step& s = p.step;
   s.height = x.shape(1);
   s.width = x.shape(2);
-  s.kernel_height = geometry[0];
-  s.kernel_width = geometry[1];
-  s.stride_height = geometry[2];
-  s.stride_width = geometry[3];
-  s.pad_height = geometry[4];
-  s.pad_width = geometry[5];
+  evk::set_window(s, geometry.data());
   s.out_height = out.shape(1);
   s.out_width = out.shape(2);
   s.count_include_pad = count_include_pad;

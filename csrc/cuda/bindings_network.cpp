@@ -174,12 +174,7 @@ void pool2d(const py::object& x, const py::object& out, const std::vector<int64_
   s.channels = from.shape(1);
   s.height = from.shape(2);
   s.width = from.shape(3);
-  s.kernel_height = geometry[0];
-  s.kernel_width = geometry[1];
-  s.stride_height = geometry[2];
-  s.stride_width = geometry[3];
-  s.pad_height = geometry[4];
-  s.pad_width = geometry[5];
+  evk::set_window(s, geometry.data());
   s.out_height = whole ? 1 : to.shape(2);
   s.out_width = whole ? 1 : to.shape(3);
   s.count_include_pad = count_include_pad;

@@ -5,6 +5,7 @@
 
 #include "cpu/conv_tile.h"
 #include "cpu/network.h"
+#include "cpu/pool_window.h"
 
 EVK_NAMESPACE_BEGIN
 
@@ -16,40 +17,26 @@ constexpr i64 kLookaheadBytes = 256 << 10;
 // --- steps on a tile ----------------------------------------------------------------------------
 
 template <bool Max>
-void pool_window(const float* plane, const Step& s, Window rows, Window columns, float divisor,
-                 Tile out) {
-  for (int v = 0; v < kTile; v += kLanes) {
-    Float acc = Max ? load(plane + (rows.begin * s.width + columns.begin) * kTile + v)
-                    : Element<Float>::all(0.0f);
-    for (i64 row = rows.begin; row < rows.end; ++row) {
-      for (i64 column = columns.begin; column < columns.end; ++column) {
-        const Float x = load(plane + (row * s.width + column) * kTile + v);
-        acc = Max ? larger(acc, x) : acc + x;
+void pool_planes(const float* x, const Step& s, Tile y) {
+  const i64 row_stride = s.width * kTile;
+  for (i64 channel = 0; channel < s.channels; ++channel) {
+    const float* plane = x + channel * s.height * row_stride;
+    for (i64 i = 0; i < s.out_height; ++i) {
+      const Window rows = rows_of(s, i);
+      for (i64 j = 0; j < s.out_width; ++j, y += kTile) {
+        const Window columns = columns_of(s, j);
+        const float elements = window_elements(s, rows, columns);
+        for (int v = 0; v < kTile; v += kLanes) {
+          store(y + v,
+                pool_window<Max, Float>(plane + v, row_stride, kTile, rows, columns, elements));
+        }
       }
     }
-    store(out + v, Max ? acc : acc / Element<Float>::all(divisor));
   }
 }
 
 void pool_tile(const float* x, const Step& s, Tile y) {
-  const bool max = s.kind == StepKind::kMaxPool;
-  for (i64 channel = 0; channel < s.channels; ++channel) {
-    const float* plane = x + channel * s.height * s.width * kTile;
-    for (i64 i = 0; i < s.out_height; ++i) {
-      const Window rows = inside(i * s.stride_height - s.pad_height, s.kernel_height, s.height);
-      for (i64 j = 0; j < s.out_width; ++j) {
-        const Window columns = inside(j * s.stride_width - s.pad_width, s.kernel_width, s.width);
-        const i64 present = (rows.end - rows.begin) * (columns.end - columns.begin);
-        const i64 elements = s.count_include_pad ? s.kernel_height * s.kernel_width : present;
-        if (max) {
-          pool_window<true>(plane, s, rows, columns, 1.0f, y);
-        } else {
-          pool_window<false>(plane, s, rows, columns, static_cast<float>(elements), y);
-        }
-        y += kTile;
-      }
-    }
-  }
+  s.kind == StepKind::kMaxPool ? pool_planes<true>(x, s, y) : pool_planes<false>(x, s, y);
 }
 
 // The image with its border of +0, as operands of bf16 if asked for.

@@ -1,21 +1,10 @@
 // Pools, affine and residual as ops of their own, on arrays as the caller has them.
 #include "cpu/network.h"
+#include "cpu/pool_window.h"
 
 EVK_NAMESPACE_BEGIN
 
 namespace {
-
-template <bool Max>
-float pool_window(const PoolParams& p, const float* image, Window rows, Window columns) {
-  float acc = Max ? image[rows.begin * p.row_stride + columns.begin] : 0.0f;
-  for (i64 i = rows.begin; i < rows.end; ++i) {
-    for (i64 j = columns.begin; j < columns.end; ++j) {
-      const float x = image[i * p.row_stride + j];
-      acc = Max ? larger(acc, x) : acc + x;
-    }
-  }
-  return acc;
-}
 
 template <bool Max>
 void pool_images(const PoolParams& p) {
@@ -27,14 +16,12 @@ void pool_images(const PoolParams& p) {
     for (i64 number = 0; number < p.images; ++number) {
       const float* image = p.x + number * p.image_stride;
       for (i64 i = 0; i < s.out_height; ++i) {
-        const Window rows = inside(i * s.stride_height - s.pad_height, s.kernel_height, s.height);
+        const Window rows = rows_of(s, i);
         float* out = p.out + number * p.out_image_stride + i * p.out_row_stride;
         for (i64 j = 0; j < s.out_width; ++j) {
-          const Window columns = inside(j * s.stride_width - s.pad_width, s.kernel_width, s.width);
-          const i64 present = (rows.end - rows.begin) * (columns.end - columns.begin);
-          const i64 elements = s.count_include_pad ? s.kernel_height * s.kernel_width : present;
-          const float acc = pool_window<Max>(p, image, rows, columns);
-          out[j] = Max ? acc : acc / static_cast<float>(elements);
+          const Window columns = columns_of(s, j);
+          const float elements = window_elements(s, rows, columns);
+          out[j] = pool_window<Max, float>(image, p.row_stride, 1, rows, columns, elements);
         }
       }
     }

@@ -6,6 +6,7 @@
 
 #include "cpu/conv.h"
 #include "cpu/network.h"
+#include "cpu/pool_window.h"
 #include "cpu/rows.h"
 
 EVK_NAMESPACE_BEGIN
@@ -248,49 +249,26 @@ void run_elman(const NetworkParams& p, const Step& s, i64 slot, i64 count, Buffe
   }
 }
 
-template <bool Max, class F>
-EVK_INLINE F pool_window(const float* x, i64 row_stride, i64 column_stride, Window rows,
-                         Window columns, float divisor) {
-  const auto at = [&](i64 row, i64 column) {
-    const float* from = x + row * row_stride + column * column_stride;
-    if constexpr (Element<F>::lanes > 1) {
-      return load(from);
-    } else {
-      return *from;
-    }
-  };
-  F acc = Max ? at(rows.begin, columns.begin) : Element<F>::all(0.0f);
-  for (i64 row = rows.begin; row < rows.end; ++row) {
-    for (i64 column = columns.begin; column < columns.end; ++column) {
-      const F value = at(row, column);
-      acc = Max ? larger(acc, value) : acc + value;
-    }
-  }
-  return Max ? acc : acc / Element<F>::all(divisor);
-}
-
 template <bool Max>
 void pool_image(const float* x, const Step& s, float* y) {
   const i64 channel_stride = s.channels_first ? positions_in(s) : 1;
   const i64 column_stride = s.channels_first ? 1 : s.channels;
   const i64 row_stride = s.width * column_stride;
   for (i64 i = 0; i < s.out_height; ++i) {
-    const Window rows = inside(i * s.stride_height - s.pad_height, s.kernel_height, s.height);
+    const Window rows = rows_of(s, i);
     for (i64 j = 0; j < s.out_width; ++j, y += s.channels) {
-      const Window columns = inside(j * s.stride_width - s.pad_width, s.kernel_width, s.width);
-      const i64 present = (rows.end - rows.begin) * (columns.end - columns.begin);
-      const i64 elements = s.count_include_pad ? s.kernel_height * s.kernel_width : present;
-      const float divisor = static_cast<float>(elements);
+      const Window columns = columns_of(s, j);
+      const float elements = window_elements(s, rows, columns);
       i64 channel = 0;
       if (channel_stride == 1) {
         for (; channel + kLanes <= s.channels; channel += kLanes) {
           store(y + channel, pool_window<Max, Float>(x + channel, row_stride, column_stride, rows,
-                                                     columns, divisor));
+                                                     columns, elements));
         }
       }
       for (; channel < s.channels; ++channel) {
         y[channel] = pool_window<Max, float>(x + channel * channel_stride, row_stride,
-                                             column_stride, rows, columns, divisor);
+                                             column_stride, rows, columns, elements);
       }
     }
   }

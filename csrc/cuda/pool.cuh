@@ -30,8 +30,7 @@ pool_kernel(const __grid_constant__ PoolKernelParams p) {
   };
   const i64 column = next(p.out_width), row = next(p.out_height), channel = next(p.channels);
   const i64 sample = next(p.samples), slot = i;
-  const Window rows = inside(row * p.stride_height - p.pad_height, p.kernel_height, p.height);
-  const Window columns = inside(column * p.stride_width - p.pad_width, p.kernel_width, p.width);
+  const Window rows = rows_of(p, row), columns = columns_of(p, column);
   const float* x = p.x.of(slot, sample) + channel * p.x_channel_stride;
   float acc = Max ? x[rows.begin * p.x_row_stride + columns.begin] : 0.0f;
   for (i64 r = rows.begin; r < rows.end; ++r) {
@@ -40,11 +39,7 @@ pool_kernel(const __grid_constant__ PoolKernelParams p) {
       acc = Max ? larger(acc, value) : acc + value;
     }
   }
-  if constexpr (!Max) {
-    const i64 present = (rows.end - rows.begin) * (columns.end - columns.begin);
-    acc =
-        acc / static_cast<float>(p.count_include_pad ? p.kernel_height * p.kernel_width : present);
-  }
+  if constexpr (!Max) acc = acc / window_elements(p, rows, columns);
   p.y.of(slot, sample)[channel * p.y_channel_stride + row * p.y_row_stride + column] = acc;
 }
 

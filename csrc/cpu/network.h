@@ -4,7 +4,7 @@
 #include <omp.h>
 
 #include "core/activation.h"
-#include "core/pool.h"
+#include "core/loss.h"
 #include "cpu/dense.h"
 #include "cpu/kernels.h"
 #include "cpu/simd.h"
@@ -89,35 +89,6 @@ struct SampleResults {
   }
 };
 
-// For every sample: log(sum(exp(z))), from which the caller takes the label's logit, and the first
-// of the largest classes, or -1 where a logit is NaN.
-EVK_INLINE void log_sum_exp(const float* z, i64 classes, float* out, float* prediction) {
-  const Float nobody = Element<Float>::all(-1.0f);
-  for (int v = 0; v < kTile; v += kLanes) {
-    Float most = load(z + v);
-    Float first = Element<Float>::all(0.0f);
-    for (i64 c = 1; c < classes; ++c) {
-      const Float logit = load(z + c * kTile + v);
-      const Float number = Element<Float>::all(static_cast<float>(c));
-      first = Element<Float>::select(logit > most, number, first);
-      most = larger(most, logit);
-    }
-    Float sum = Element<Float>::all(0.0f);
-    for (i64 c = 0; c < classes; ++c) sum = sum + exp<Float>(load(z + c * kTile + v) - most);
-    store(out + v, log<Float>(sum) + most);
-    store(prediction + v, Element<Float>::select(most == most, first, nobody));
-  }
-}
-
-EVK_INLINE float squared_error(const float* z, const float* target, i64 outputs) {
-  float sum = 0.0f;
-  for (i64 o = 0; o < outputs; ++o) {
-    const float error = z[o * kTile] - target[o];
-    sum = sum + error * error;
-  }
-  return sum / static_cast<float>(outputs);
-}
-
 // v[0] = the sum of 32 losses by halves.
 EVK_INLINE float block_sum(float* v) {
   for (int half = kBlockSamples / 2; half > 0; half /= 2) {
@@ -133,17 +104,22 @@ EVK_INLINE void store_losses(const NetworkParams& p, const SampleResults& result
   float* loss = results.loss + slot * p.samples + first;
   u8* right = results.right + slot * p.samples + first;
   if (p.loss == Loss::kCrossEntropy) {
-    float losses[kTile], prediction[kTile];
-    log_sum_exp(z, classes, losses, prediction);
+    float log_sums[kTile], predictions[kTile];
+    for (int v = 0; v < kTile; v += kLanes) {
+      const auto e = log_sum_exp<Float>(classes, [&](i64 c) { return load(z + c * kTile + v); });
+      store(log_sums + v, e.value);
+      store(predictions + v, e.prediction);
+    }
     const int64_t* labels = p.labels + slot * p.label_slot_stride + first;
     for (i64 i = 0; i < count; ++i) {
-      loss[i] = losses[i] - z[labels[i] * kTile + i];
-      right[i] = static_cast<i64>(prediction[i]) == labels[i];
+      loss[i] = log_sums[i] - z[labels[i] * kTile + i];
+      right[i] = static_cast<i64>(predictions[i]) == labels[i];
     }
   } else {
     const float* target = p.targets + slot * p.label_slot_stride + first * p.target_sample_stride;
     for (i64 i = 0; i < count; ++i) {
-      loss[i] = squared_error(z + i, target + i * p.target_sample_stride, classes);
+      loss[i] = squared_error(
+          classes, [&](i64 o) { return z[o * kTile + i]; }, target + i * p.target_sample_stride);
       right[i] = 0;
     }
   }

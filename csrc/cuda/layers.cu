@@ -330,20 +330,8 @@ struct Run {
       return launch_elements<Rule::kCopy>(elements(plan.output, kOutPlace, p.outputs), stream);
     }
     i32* right = reinterpret_cast<i32*>(losses() + slots * p.samples);
-    SampleLossesParams l{};
-    l.z = read_only(at(plan.output));
-    l.slots = slots;
-    l.samples = p.samples;
-    l.outputs = static_cast<i32>(p.outputs);
-    l.loss = p.loss;
-    l.labels = p.labels ? p.labels + first * p.label_slot_stride : nullptr;
-    l.targets = p.targets ? p.targets + first * p.label_slot_stride : nullptr;
-    l.label_slot_stride = p.label_slot_stride;
-    l.target_sample_stride = p.target_sample_stride;
-    l.classes = p.classes ? p.classes + first : nullptr;
-    l.losses = losses();
-    l.right = right;
-    if (const int error = sample_losses(l, stream)) return error;
+    const Values<const float> z = read_only(at(plan.output));
+    if (const int error = sample_losses(p, first, slots, z, losses(), right, stream)) return error;
     return finish_losses(p, first, slots, losses(), right, stream);
   }
 };

@@ -5,9 +5,29 @@
 
 EVK_NAMESPACE_BEGIN
 
-int sample_losses(const SampleLossesParams& p, void* stream) {
-  const i64 blocks = (p.slots * p.samples + kLossThreads - 1) / kLossThreads;
-  return launch(sample_losses_kernel, grid_of(blocks), kLossThreads, 0, stream, p);
+LossTargets loss_targets(const NetworkParams& p, i64 first) {
+  LossTargets t{};
+  t.loss = p.loss;
+  t.labels = p.labels ? p.labels + first * p.label_slot_stride : nullptr;
+  t.targets = p.targets ? p.targets + first * p.label_slot_stride : nullptr;
+  t.label_slot_stride = p.label_slot_stride;
+  t.target_sample_stride = p.target_sample_stride;
+  t.classes = p.classes ? p.classes + first : nullptr;
+  return t;
+}
+
+int sample_losses(const NetworkParams& p, i64 first, i64 slots, const Values<const float>& z,
+                  float* losses, i32* right, void* stream) {
+  SampleLossesParams s{};
+  s.z = z;
+  s.slots = slots;
+  s.samples = p.samples;
+  s.outputs = static_cast<i32>(p.outputs);
+  s.wanted = loss_targets(p, first);
+  s.losses = losses;
+  s.right = right;
+  const i64 blocks = ceil_div(slots * p.samples, kLossThreads);
+  return launch(sample_losses_kernel, grid_of(blocks), kLossThreads, 0, stream, s);
 }
 
 int finish_losses(const NetworkParams& p, i64 first, i64 slots, const float* losses,

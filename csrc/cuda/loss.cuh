@@ -7,21 +7,33 @@ EVK_NAMESPACE_BEGIN
 
 constexpr int kLossThreads = 128;
 
+struct SampleLossesParams {
+  Values<const float> z;  // [slots, samples, outputs]
+  i64 slots, samples;
+  i32 outputs;
+  LossTargets wanted;
+  float* losses;  // [slots, samples]
+  i32* right;     // [slots, samples]
+};
+
+struct FinishLossesParams {
+  const float* losses;  // [slots, samples]
+  const i32* right;     // [slots, samples]: 1 or 0
+  i64 slots, samples;
+  const float* sample_weights;  // [slots, samples], [samples] with weight_slot_stride 0, or null
+  i64 weight_slot_stride;
+  float* out_loss;  // [slots]
+  i32* out_correct;
+};
+
 // A thread has a sample.
 EVK_KERNEL(kLossThreads) sample_losses_kernel(const __grid_constant__ SampleLossesParams p) {
   const i64 i = static_cast<i64>(blockIdx.x) * blockDim.x + threadIdx.x;
   if (i >= p.slots * p.samples) return;
   const i64 slot = i / p.samples, sample = i % p.samples;
-  const float* z = p.z.of(slot, sample);
-  const i32 classes = p.classes ? p.classes[slot] : p.outputs;
+  const SampleOutputs z{p.z.of(slot, sample), 1};
   bool right = false;
-  if (p.loss == Loss::kCrossEntropy) {
-    const i64 label = p.labels[slot * p.label_slot_stride + sample];
-    p.losses[i] = cross_entropy(z, 1, classes, label, &right);
-  } else {
-    const float* target = p.targets + slot * p.label_slot_stride + sample * p.target_sample_stride;
-    p.losses[i] = squared_error(z, 1, classes, target);
-  }
+  p.losses[i] = sample_loss(p.wanted, slot, sample, z, p.outputs, &right);
   p.right[i] = right;
 }
 

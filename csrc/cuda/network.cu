@@ -71,12 +71,7 @@ FusedNetworkParams fused_params(const NetworkParams& p, const FusedRun& run) {
   f.out = p.out ? p.out + run.first * p.out_slot_stride : nullptr;
   f.out_slot_stride = p.out_slot_stride;
   f.out_sample_stride = p.out_sample_stride;
-  f.loss = p.loss;
-  f.labels = p.labels ? p.labels + run.first * p.label_slot_stride : nullptr;
-  f.targets = p.targets ? p.targets + run.first * p.label_slot_stride : nullptr;
-  f.label_slot_stride = p.label_slot_stride;
-  f.target_sample_stride = p.target_sample_stride;
-  f.classes = p.classes ? p.classes + run.first : nullptr;
+  f.wanted = loss_targets(p, run.first);
   f.sample_losses = run.losses;
   f.sample_right = reinterpret_cast<i32*>(run.losses + run.slots * p.samples);
   return f;

@@ -36,11 +36,7 @@ struct FusedNetworkParams {
   float* out;  // or null
   i64 out_slot_stride, out_sample_stride;
   // network_loss
-  Loss loss;
-  const int64_t* labels;
-  const float* targets;
-  i64 label_slot_stride, target_sample_stride;
-  const i32* classes;    // [slots] or null
+  LossTargets wanted;
   float* sample_losses;  // [slots, samples]
   i32* sample_right;     // [slots, samples]
 };
@@ -265,18 +261,11 @@ EVK_DEVICE void load_tile(const FusedNetworkParams& p, i64 slot, i64 first, floa
 
 EVK_DEVICE void store_losses(const FusedNetworkParams& p, i64 slot, i64 first, const float* z) {
   const int outputs = p.layers[p.layer_count - 1].outputs;
-  const int classes = p.classes ? p.classes[slot] : outputs;
   for (int i = threadIdx.x; i < p.tile && first + i < p.samples; i += blockDim.x) {
     const i64 sample = first + i, at = slot * p.samples + sample;
     bool right = false;
-    if (p.loss == Loss::kCrossEntropy) {
-      const i64 label = p.labels[slot * p.label_slot_stride + sample];
-      p.sample_losses[at] = cross_entropy(z + i, p.tile, classes, label, &right);
-    } else {
-      const float* target =
-          p.targets + slot * p.label_slot_stride + sample * p.target_sample_stride;
-      p.sample_losses[at] = squared_error(z + i, p.tile, classes, target);
-    }
+    p.sample_losses[at] =
+        sample_loss(p.wanted, slot, sample, SampleOutputs{z + i, p.tile}, outputs, &right);
     p.sample_right[at] = right;
   }
 }

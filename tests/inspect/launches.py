@@ -152,12 +152,12 @@ def values(name: str, samples: int, features: int) -> dict[str, Value]:
 
 
 LOSSES: dict[str, Value] = {
-    "loss": 0,
-    "labels": words("70q", *(i % 6 for i in range(70))),
-    "targets": ARRAY,
-    "label_slot_stride": 0,
-    "target_sample_stride": 0,
-    "classes": None,
+    "wanted.loss": 0,
+    "wanted.labels": words("70q", *(i % 6 for i in range(70))),
+    "wanted.targets": ARRAY,
+    "wanted.label_slot_stride": 0,
+    "wanted.target_sample_stride": 0,
+    "wanted.classes": None,
 }
 
 

@@ -1,4 +1,4 @@
-// What both ways through a network share: threads, activations, and from logits to losses.
+// What all ways through a network share: how batches are cut, activations, from logits to losses.
 #pragma once
 
 #include <omp.h>

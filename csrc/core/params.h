@@ -76,8 +76,8 @@ struct CrossoverMutateParams {
 // How a run begins: with a founder, a row, or a crossover of rows.
 enum class ReplayStart : int { kInit = 0, kCopy = 1, kCrossover = 2 };
 
-// A program of evokern/_program.py: per run `start`, `source`, `target`, `final` and the nodes
-// first_step[run] to first_step[run + 1].
+// A program of evokern/_replay_program.py: per run `start`, `source`, `target`, `final` and the
+// nodes first_step[run] to first_step[run + 1].
 struct ReplayParams {
   float* out;  // [outputs, genes]
   int64_t out_stride;

@@ -87,7 +87,7 @@ int64_t replay_segment(int64_t rows, int64_t genes) {
   return evk::kReplayUnit * std::max<int64_t>(1, std::min({units, most, fitting}));
 }
 
-// The arrays of an evokern._program.Program; weights [R] for arithmetic crossover.
+// The arrays of an evokern._replay_program.ReplayProgram; weights [R] for arithmetic crossover.
 void replay(const py::object& program, const Array& out, const Array& parts, const Array& scales,
             const OptionalArray& weights, int scheme, int kind, int distribution,
             uint64_t rate_threshold, uint64_t mutation_threshold, uint64_t seed) {

@@ -1,6 +1,6 @@
-// replay: a segment of genes goes through the whole program (evokern/_program.py), with a row per
-// stored ancestor that is no longer than the segment. What lies between two stored genomes stays in
-// registers: a chain of mutations reads nothing and writes each gene once.
+// replay: a segment of genes goes through the whole program (evokern/_replay_program.py), with a
+// row per stored ancestor that is no longer than the segment. What lies between two stored genomes
+// stays in registers: a chain of mutations reads nothing and writes each gene once.
 #include <omp.h>
 
 #include "cpu/variation.h"

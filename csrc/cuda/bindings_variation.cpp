@@ -66,8 +66,9 @@ void mutate_sigma(const py::object& sigma, const py::object& out, float tau, uin
   check("mutate_sigma", evk::cuda::mutate_sigma(p, stream_of(stream)));
 }
 
-// `arrays` holds the addresses of a program's arrays by their names in evokern._program.Program,
-// and those of `parts`, `weights`, `scratch` [scratch_rows, segment] and `lengths`.
+// `arrays` holds the addresses of a program's arrays by their names in
+// evokern._replay_program.ReplayProgram, and those of `parts`, `weights`, `scratch` [scratch_rows,
+// segment] and `lengths`.
 void replay(const py::object& out, const std::map<std::string, Address>& arrays, int64_t runs,
             int64_t parent_count, int64_t part_count, int64_t weight_columns, bool independent,
             int64_t segment, int scheme, int kind, int distribution, uint64_t rate_threshold,

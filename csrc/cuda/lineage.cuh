@@ -1,6 +1,6 @@
-// replay: a thread takes its four genes through the whole program (evokern/_program.py), or through
-// one run of it where no run reads another one's genes. Stored genomes, those of scratch too, lie
-// in global memory, but no thread reads what another one wrote.
+// replay: a thread takes its four genes through the whole program (evokern/_replay_program.py), or
+// through one run of it where no run reads another one's genes. Stored genomes, those of scratch
+// too, lie in global memory, but no thread reads what another one wrote.
 #pragma once
 
 #include "cuda/genes.cuh"

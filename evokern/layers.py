@@ -34,6 +34,8 @@ def slope_of(negative_slope: float) -> float:
 
 
 def _pair(value: int | tuple[int, int], name: str, minimum: int) -> tuple[int, int]:
+    if type(value) is int and minimum <= value <= _MOST_PIXELS:
+        return value, value
     pair = tuple(value) if isinstance(value, tuple | list) else (value, value)
     wanted = f"an int or a pair of ints >= {minimum}"
     if len(pair) != 2:
@@ -62,7 +64,7 @@ def _set_window(layer: object, names: tuple[str, ...]) -> None:
         value = getattr(layer, name)
         if isinstance(value, tuple | list):
             assign(layer, name, tuple(map(int, value)))
-        elif value is not None:
+        elif value is not None and type(value) is not int:
             assign(layer, name, int(value))
 
 

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
-from typing import Any, cast
+from functools import lru_cache
+from typing import Any
 
-from evokern.layers import ActivationName, Conv2d, Dense
+from evokern.layers import Conv2d, Dense
 
 OneLayer = tuple[list[Any], tuple[Dense | Conv2d], tuple[int, ...]]
 """Banks, layers and input shape, as ``layers_forward`` of a back end takes them."""
+
+# Checking its arguments takes longer than a small layer.
+_dense = lru_cache(maxsize=1024)(Dense)
+_conv2d = lru_cache(maxsize=1024)(Conv2d)
 
 
 def dense(w: Any, b: Any | None, activation: str, negative_slope: float) -> OneLayer:
     """Of ``ops.dense_forward``."""
     inputs, outputs = w.shape[1:]
-    layer = Dense(outputs, cast(ActivationName, activation), negative_slope, b is not None)
+    layer = _dense(outputs, activation, negative_slope, b is not None)
     return _banks(w, b), (layer,), (inputs,)
 
 
@@ -27,8 +32,7 @@ def conv2d(
 ) -> OneLayer:
     """Of ``ops.conv2d_forward``."""
     kernel, stride, padding = geometry[:2], geometry[2:4], geometry[4:]
-    name = cast(ActivationName, activation)
-    layer = Conv2d(w.shape[2], kernel, stride, padding, name, negative_slope, b is not None)
+    layer = _conv2d(w.shape[2], kernel, stride, padding, activation, negative_slope, b is not None)
     return _banks(w, b), (layer,), tuple(x.shape[-3:])
 
 

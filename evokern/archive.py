@@ -20,6 +20,8 @@ from evokern.metrics import CONFIG, METRICS, RESULT, read_run
 RECORDS = 9
 """Records that are kept of a run: evenly spread, the last one among them."""
 
+_BEGIN = b'{"name": '  # of every line
+
 
 def thinned(records: Sequence[dict[str, Any]], most: int) -> list[dict[str, Any]]:
     """At most ``most`` records, evenly spread, with the last one."""
@@ -46,7 +48,7 @@ class Archive:
                 run = json.loads(line)
                 self._runs[run["name"]] = {key: run[key] for key in ("config", "records", "result")}
             except (ValueError, KeyError, TypeError) as error:
-                if number == len(lines):
+                if number == len(lines) and line.startswith(_BEGIN[: len(line)]):
                     break
                 got = repr(line[:80])
                 raise CheckpointError(

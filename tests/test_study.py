@@ -285,6 +285,10 @@ def test_an_archive_that_is_none_is_named():
     Path("runs.jsonl").write_text('{"name": "x"}\n')
     with pytest.raises(CheckpointError, match=r"runs\.jsonl, line 1: expected a run of an archive"):
         command("fig5.4", "--populations", "9", "--archive", "runs.jsonl")
+    Path("runs.jsonl").write_text("notes without an end")
+    with pytest.raises(CheckpointError, match=r"runs\.jsonl, line 1: expected a run of an archive"):
+        command("fig5.4", "--populations", "9", "--archive", "runs.jsonl")
+    assert Path("runs.jsonl").read_text() == "notes without an end"
     Path("runs.jsonl").write_bytes(b"\xff\n\n")
     with pytest.raises(CheckpointError, match=r"runs\.jsonl, line 1: expected a run of an archive"):
         command("fig5.4", "--populations", "9", "--archive", "runs.jsonl")

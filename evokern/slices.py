@@ -75,7 +75,7 @@ def slices_of(layout: GenomeLayout, block: int, units: int) -> Slices:
         wanted = (
             f"a divisor of the {genes.outputs} outputs of layer {block + 1} of those with genes"
         )
-        raise ArgumentError(message("units", wanted, str(units)))
+        raise ArgumentError(message("units", wanted, str(units), f"{genes.outputs} is all of them"))
     return Slices(block, layout.offsets[block], rows_of(genes), genes.outputs, units)
 
 

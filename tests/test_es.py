@@ -17,7 +17,7 @@ from scalar_rules import F
 
 from evokern import Affine, Conv2d, Dense, Flatten, MaxPool2d, Network, Residual, ops
 from evokern.__main__ import main
-from evokern.drivers.es import ES, ESConfig, next_generation
+from evokern.drivers.es import ES, ESConfig, mutated_slices, next_generation
 from evokern.drivers.train_es import train_es
 from evokern.drivers.watch import WatchConfig
 from evokern.errors import ArgumentError, DtypeError, FitnessError, ObjectiveError, ShapeError
@@ -73,6 +73,15 @@ def test_shares_of_the_offspring() -> None:
         *(96, 64, 64, 32),
     )
     assert ESConfig(population=7, units=(4, 7, 4), shares=(0, 2, 3)).offspring == (0, 2, 5)
+
+
+def test_no_units_are_all_units_of_a_layer() -> None:
+    config = ESConfig(population=10, seed=2, units=(2, 0, 0))
+    assert config.fitted(LAYOUT).units == (2, 7, 4)
+    es, same = ES(LAYOUT, config), ES(LAYOUT, config.fitted(LAYOUT))
+    assert_array_equal(es.ask(), same.ask())
+    with pytest.raises(ArgumentError, match="units: expected at most one number per layer"):
+        ESConfig(units=(8, 7, 4, 0)).fitted(LAYOUT)
 
 
 def test_a_generation_is_eq_8_9() -> None:
@@ -330,8 +339,21 @@ def test_slices_want_dense_layers_and_direct_genes(dataset: Dataset) -> None:
     assert len(next_generation(es, problem)) == 10
     for precision in ("fp32", "bf16"):
         es = ES(LAYOUT, ESConfig(population=10, units=(8, 7, 2)))
-        with pytest.raises(ArgumentError, match="units: expected all 4 outputs of the last layer"):
+        wanted = "units: expected all 4 outputs of the last layer, got 2; try 4 as the last number"
+        with pytest.raises(ArgumentError, match=wanted):
             next_generation(es, problem_of(dataset, precision=precision))
+
+
+def test_mutants_can_be_checked_before_there_are_any(dataset: Dataset) -> None:
+    problem = problem_of(dataset)
+    for units, shares in ((), ()), ((2, 7, 4), ()), ((8, 7, 2), (1, 1, 0)):
+        problem.check_mutants(mutated_slices(LAYOUT, ESConfig(units=units, shares=shares)))
+    with pytest.raises(ArgumentError, match="units: expected all 4 outputs of the last layer"):
+        problem.check_mutants(mutated_slices(LAYOUT, ESConfig(units=(8, 7, 2))))
+    problem = problem_of(dataset, phenotype="sign")
+    problem.check_mutants(mutated_slices(LAYOUT, ESConfig()))
+    with pytest.raises(ArgumentError, match="phenotype: expected direct"):
+        problem.check_mutants(mutated_slices(LAYOUT, ESConfig(units=(2,))))
 
 
 @pytest.mark.parametrize(
@@ -351,7 +373,7 @@ def test_slices_want_dense_layers_and_direct_genes(dataset: Dataset) -> None:
         ({"sigma_decay": 0}, ArgumentError, "sigma_decay: expected a factor"),
         ({"average_share": 1.5}, ArgumentError, "average_share: expected a share"),
         ({"weight_decay": -0.1}, ArgumentError, "weight_decay: expected a share"),
-        ({"units": (8, 0)}, ArgumentError, "units: expected an int in"),
+        ({"units": (8, -1)}, ArgumentError, "units: expected an int in"),
         ({"units": (8, 2.5)}, DtypeError, "units: expected an int"),
         ({"units": (8, 8), "shares": (1,)}, ArgumentError, "units: expected as many numbers as"),
         ({"shares": (1,)}, ArgumentError, "units: expected as many numbers as shares has"),
@@ -506,3 +528,25 @@ def test_the_command_has_the_flags_of_the_preset(
             main(["ea", "mnist", *flags])
         assert stop.value.code == 2
         assert told in " ".join(capsys.readouterr().err.split())
+
+
+@pytest.mark.parametrize("classes", [4, 10, 26])
+def test_the_presets_take_any_number_of_classes(
+    dataset: Dataset,
+    classes: int,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(datasets, "load", lambda name: replace(dataset, classes=classes))
+    words = ["ea", "quarters", "--preset", "quick", "--generations", "3", "--population", "16"]
+    words += ["--batch", "16", "--run-dir"]
+    assert main([*words, str(tmp_path / "run")]) == 0
+    config = json.loads((tmp_path / "run/config.json").read_text())
+    assert config["units"] == [4, 4, 8, classes]
+    assert main([*words, str(tmp_path / "other"), "--units", "4", "4", "8", "1"]) == 1
+    assert (
+        f"units: expected all {classes} outputs of the last layer, got 1; "
+        f"try {classes} as the last number"
+    ) in capsys.readouterr().err
+    assert not (tmp_path / "other").exists()

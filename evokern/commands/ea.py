@@ -12,7 +12,7 @@ import tyro
 
 from evokern.commands.training import Report, problem_of
 from evokern.drivers.ea import EAConfig
-from evokern.drivers.es import ESConfig
+from evokern.drivers.es import ESConfig, mutated_slices
 from evokern.drivers.train import RunConfig, settings_of, train
 from evokern.drivers.train_es import es_settings, train_es
 from evokern.drivers.watch import WatchConfig
@@ -26,7 +26,7 @@ _STRATEGY = ESConfig(
     sigma_exponent=0.75,
     learning_rate=0.9,
     weight_decay=0.0002,
-    units=(4, 4, 8, 10),
+    units=(4, 4, 8, 0),
     shares=(3, 2, 2, 1),
 )
 _BATCHES = ClassificationConfig(batch=256, sampling="importance", importance_every=200)
@@ -112,17 +112,19 @@ def main(arguments: Sequence[str]) -> int:
         threads=command.threads,
         device=command.device,
     )
-    if isinstance(command, EACommand):
-        settings = settings_of(problem, command.ea, command.run)
+    if isinstance(command, ESCommand):
+        es = command.es.fitted(problem.layout)  # config.json has the numbers of units
+        problem.check_mutants(mutated_slices(problem.layout, es))
+        settings = es_settings(problem, es, command.run)
     else:
-        settings = es_settings(problem, command.es, command.run)
+        settings = settings_of(problem, command.ea, command.run)
     report = Report(command.run_dir, f"{command.dataset}-{command.preset}", settings)
     report.start(
         f"{config.population} networks of {problem.network.layout.size:,} genes on "
         f"{problem.name}, {config.generations} generations of {command.problem.batch} samples"
     )
     if isinstance(command, ESCommand):
-        report.end(problem, train_es(problem, command.es, report.folder, command.run))
+        report.end(problem, train_es(problem, es, report.folder, command.run))
         return 0
     result = train(problem, command.ea, report.folder, command.run)
     report.end(

@@ -34,7 +34,7 @@ from evokern.nes import rank_utilities
 from evokern.population import allocate_genomes
 from evokern.slices import Mutants, Slices, all_genes, slices_of
 
-__all__ = ["ES", "ESConfig", "MutantProblem", "next_generation"]
+__all__ = ["ES", "ESConfig", "MutantProblem", "mutated_slices", "next_generation"]
 
 F32 = npt.NDArray[np.float32]
 I32 = npt.NDArray[np.int32]
@@ -248,15 +248,20 @@ class _Group:
         return parents, weights
 
 
+def mutated_slices(layout: GenomeLayout, config: ESConfig) -> list[Slices]:
+    """What each layer's offspring mutate a slice of, for the layers that have offspring.
+
+    Raises ArgumentError where ``units`` do not fit the layers.
+    """
+    units = config.fitted(layout).units
+    cuts = [slices_of(layout, block, n) for block, n in enumerate(units)] or [all_genes(layout)]
+    return [cut for cut, size in zip(cuts, config.offspring, strict=True) if size]
+
+
 def _groups(layout: GenomeLayout, config: ESConfig, device: str) -> list[_Group]:
-    """The groups that have offspring. Raises ArgumentError where layers do not fit."""
-    if len(config.units) > len(layout.blocks):
-        wanted = f"at most one number per layer with genes ({len(layout.blocks)})"
-        raise ArgumentError(message("units", wanted, repr(config.units)))
-    cuts = [slices_of(layout, block, units) for block, units in enumerate(config.units)]
+    sizes = [size for size in config.offspring if size]
     groups, first = [], 0
-    for slices, size in zip(cuts or [all_genes(layout)], config.offspring, strict=True):
-        if size:
-            groups.append(_Group.at(slices, first, size, device))
+    for slices, size in zip(mutated_slices(layout, config), sizes, strict=True):
+        groups.append(_Group.at(slices, first, size, device))
         first += size
     return groups

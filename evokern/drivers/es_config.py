@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, get_args
 
 import numpy as np
 
 from evokern._values import assign, integer, number, one_of
 from evokern.errors import ArgumentError, DtypeError, message
+from evokern.layout import GenomeLayout
 from evokern.rules import INIT_SCHEMES, InitScheme
 from evokern.schedules import sigma_at
 
@@ -54,7 +55,7 @@ class ESConfig:
     """Share of the mutated layers' weights that is lost per generation; it shrinks, too."""
     units: tuple[int, ...] = ()
     """Units of the first, second, ... layer with genes that an offspring mutates: of one layer,
-    one slice of so many units. Empty: all genes."""
+    one slice of so many units; 0: all units of the layer. Empty: all genes."""
     shares: tuple[int, ...] = ()
     """How the offspring are shared among the layers, in proportion; a layer with 0 stays as it is.
     Empty: equally."""
@@ -89,6 +90,15 @@ class ESConfig:
         ends = [self.population * sum(shares[: i + 1]) // sum(shares) for i in range(len(shares))]
         return tuple(end - start for start, end in zip([0, *ends], ends, strict=False))
 
+    def fitted(self, layout: GenomeLayout) -> ESConfig:
+        """The same with numbers of units where ``units`` has 0. Raises ArgumentError when it has
+        more numbers than there are layers with genes."""
+        if len(self.units) > len(layout.blocks):
+            wanted = f"at most one number per layer with genes ({len(layout.blocks)})"
+            raise ArgumentError(message("units", wanted, repr(self.units)))
+        units = (n or layout.blocks[block].outputs for block, n in enumerate(self.units))
+        return replace(self, units=tuple(units))
+
     @property
     def _shares(self) -> tuple[int, ...]:
         return self.shares or (1,) * max(1, len(self.units))
@@ -104,12 +114,12 @@ class ESConfig:
         return np.float32(rate), np.float32(self.weight_decay * shrunk)
 
     def _check_layers(self) -> None:
-        for name, least in (("units", 1), ("shares", 0)):
+        for name in ("units", "shares"):
             numbers = getattr(self, name)
             if not isinstance(numbers, tuple | list):
                 wanted = "numbers, one per layer"
                 raise DtypeError(message(name, wanted, f"{type(numbers).__name__} {numbers!r}"))
-            values = tuple(integer(name, value, least, _LARGEST) for value in numbers)
+            values = tuple(integer(name, value, 0, _LARGEST) for value in numbers)
             assign(self, name, values)
         if self.shares:
             wanted = f"as many numbers as shares has {self.shares}"

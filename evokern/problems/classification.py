@@ -25,7 +25,7 @@ from evokern.population import allocate_genomes
 from evokern.problems.datasets import Dataset, Labels, holdout_split, mean_image, normalise
 from evokern.problems.epochs import EpochSampler
 from evokern.problems.importance import ImportanceSampler, errors_of
-from evokern.problems.mutants import Trace
+from evokern.problems.mutants import Trace, check_slices
 from evokern.problems.objectives import (
     OBJECTIVES,
     OF_CLASSES,
@@ -46,7 +46,7 @@ from evokern.problems.phenotypes import (
 )
 from evokern.problems.shifts import shifted
 from evokern.rules import LossName
-from evokern.slices import Mutants
+from evokern.slices import Mutants, Slices
 
 F32 = npt.NDArray[np.float32]
 I32 = npt.NDArray[np.int32]
@@ -244,12 +244,21 @@ class Classification:
             first += len(group)
         return np.concatenate(fitness)
 
-    def _trace(self, centre: F32, part: Part) -> Trace:
-        config = self.config
+    def check_mutants(self, slices: Sequence[Slices]) -> None:
+        """Raises ArgumentError where ``evaluate_mutants`` would for mutants of these slices."""
+        if any(one.block is not None for one in slices):
+            self._check_direct()
+            check_slices(self.network, slices)
+
+    def _check_direct(self) -> None:
         if self._phenotype is not None:
             wanted = "direct, where genes are of layers"
-            raise ArgumentError(message("phenotype", wanted, config.phenotype))
-        return Trace(self.network, centre, part.x, precision=config.precision, device=self.device)
+            raise ArgumentError(message("phenotype", wanted, self.config.phenotype))
+
+    def _trace(self, centre: F32, part: Part) -> Trace:
+        self._check_direct()
+        precision = self.config.precision
+        return Trace(self.network, centre, part.x, precision=precision, device=self.device)
 
     def _mutants_fitness(self, mutants: Mutants, trace: Trace, part: Part, first: int) -> F32:
         """One kernel computes losses of fp32 on the host, several ones everything else."""

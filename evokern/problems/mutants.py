@@ -6,7 +6,7 @@ mutated units add, ``(h - h0) W`` over these units alone. Only what comes then i
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -84,9 +84,7 @@ class Trace:
     def _block(self, slices: Slices) -> int:
         """The mutated layer. Raises ArgumentError where it is a part of the last one."""
         assert slices.block is not None
-        if slices.count > 1 and slices.block + 1 == len(self._layers):
-            wanted = f"all {slices.outputs} outputs of the last layer"
-            raise ArgumentError(message("units", wanted, str(slices.units)))
+        _check_last(slices, self._layers)
         return slices.block
 
     def _next_layer(self, slices: Slices) -> Callable[[F32, I32], F32]:
@@ -130,6 +128,20 @@ class Trace:
             precision=self._precision,
         )
         return values
+
+
+def check_slices(network: Network, slices: Sequence[Slices]) -> None:
+    """Raises ArgumentError where a Trace of the network would for mutants of these slices."""
+    _, layers = dense_layers(network)
+    for one in slices:
+        _check_last(one, layers)
+
+
+def _check_last(slices: Slices, layers: Sequence[Dense]) -> None:
+    if slices.count > 1 and slices.block == len(layers) - 1:
+        wanted = f"all {slices.outputs} outputs of the last layer"
+        mend = f"try {slices.outputs} as the last number"
+        raise ArgumentError(message("units", wanted, str(slices.units), mend))
 
 
 def dense_layers(network: Network) -> tuple[Network, tuple[Dense, ...]]:

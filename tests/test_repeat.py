@@ -365,6 +365,17 @@ def test_a_child_runs_a_command():
         assert child.wait() == 0
 
 
+@pytest.mark.parametrize(
+    ("start", "safe"), [(["there/parent.py"], True), (["-m", "parent"], False)]
+)
+def test_a_child_imports_from_the_current_folder_if_its_parent_does(start, safe, monkeypatch):
+    Path("there").mkdir()
+    Path("there/parent.py").write_text("from evokern.commands import trials\nprint(trials.CHILD)\n")
+    monkeypatch.setenv("PYTHONPATH", "there")
+    child = subprocess.run([sys.executable, *start], capture_output=True, text=True, check=True)
+    assert ("'-P'" in child.stdout) == safe
+
+
 def wait_until(happened):
     deadline = time.monotonic() + 60
     while not happened():

@@ -25,8 +25,10 @@ from evokern.errors import ArgumentError, message
 from evokern.files import append, make_folder, open_to_append
 from evokern.metrics import CONFIG, RESULT, read_json
 
-CHILD = (sys.executable, "-m", "evokern.commands.child")
-"""The command that the words of a variant are given to; it stops when this process is gone."""
+_SAFE_PATH = () if sys.path[0] in ("", os.getcwd()) else ("-P",)
+CHILD = (sys.executable, *_SAFE_PATH, "-m", "evokern.commands.child")
+"""The command that the words of a variant are given to; it stops when this process is gone. Like
+this process it imports from the current folder (``python -m evokern``) or not (``evokern``)."""
 
 OWN_FLAGS = ("--seed", "--run-dir")
 """Set for every child."""

@@ -13,7 +13,8 @@ _CGROUP = Path("/sys/fs/cgroup")
 def available_bytes(meminfo: Path = Path("/proc/meminfo"), cgroup: Path = _CGROUP) -> int | None:
     """Memory that can still be taken: the least of MemAvailable and the cgroup's rest.
 
-    None where neither can be read (not Linux).
+    Like MemAvailable the rest counts what the kernel gives up at need: cached files that nobody
+    used lately. None where neither can be read (not Linux).
     """
     limits = []
     try:
@@ -23,17 +24,28 @@ def available_bytes(meminfo: Path = Path("/proc/meminfo"), cgroup: Path = _CGROU
     except OSError:
         pass
     # Version 2 of control groups, then version 1.
-    for most, used in (
-        (cgroup / "memory.max", cgroup / "memory.current"),
-        (cgroup / "memory/memory.limit_in_bytes", cgroup / "memory/memory.usage_in_bytes"),
+    for place, most, used, cached in (
+        (".", "memory.max", "memory.current", "inactive_file"),
+        ("memory", "memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
     ):
+        folder = cgroup / place
         try:
-            limit = most.read_text().strip()
+            limit = (folder / most).read_text().strip()
             if limit != "max":
-                limits.append(max(0, int(limit) - int(used.read_text())))
+                taken = int((folder / used).read_text()) - _counter(folder / "memory.stat", cached)
+                limits.append(max(0, int(limit) - max(0, taken)))
         except (OSError, ValueError):
             continue
     return min(limits, default=None)
+
+
+def _counter(stat: Path, name: str) -> int:
+    """A number of memory.stat; 0 where it cannot be read."""
+    try:
+        numbers = dict(line.split() for line in stat.read_text().splitlines())
+        return int(numbers.get(name, 0))
+    except (OSError, ValueError):
+        return 0
 
 
 def check_fits(

@@ -73,3 +73,23 @@ def test_what_the_machine_has_left_is_the_least_of_its_limits(tmp_path: Path) ->
     (first / "memory/memory.limit_in_bytes").write_text("500\n")
     (first / "memory/memory.usage_in_bytes").write_text("600\n")
     assert memory.available_bytes(meminfo, first) == 0
+
+
+def test_cached_files_are_no_used_memory(tmp_path: Path) -> None:
+    nothing = tmp_path / "none"
+    (tmp_path / "memory").mkdir()
+    (tmp_path / "memory.max").write_text("3000\n")
+    (tmp_path / "memory.current").write_text("2500\n")
+    (tmp_path / "memory.stat").write_text("anon 100\ninactive_file 2000\nactive_file 300\n")
+    assert memory.available_bytes(nothing, tmp_path) == 2500
+    (tmp_path / "memory.stat").write_text("inactive_file 9000\n")  # read at another moment
+    assert memory.available_bytes(nothing, tmp_path) == 3000
+    for text in ("", "anon 100\n", "inactive_file\n", "inactive_file many\n"):
+        (tmp_path / "memory.stat").write_text(text)
+        assert memory.available_bytes(nothing, tmp_path) == 500
+    (tmp_path / "memory.max").unlink()
+    (tmp_path / "memory/memory.limit_in_bytes").write_text("3000\n")
+    (tmp_path / "memory/memory.usage_in_bytes").write_text("2500\n")
+    stat = "inactive_file 100\ntotal_inactive_file 400\n"
+    (tmp_path / "memory/memory.stat").write_text(stat)
+    assert memory.available_bytes(nothing, tmp_path) == 900

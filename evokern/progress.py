@@ -17,8 +17,10 @@ from rich.progress import (
 from rich.progress import (
     Progress as RichProgress,
 )
+from rich.table import Column
 
 _PLAIN_SECONDS = 5.0  # between plain lines
+_WIDE = 120  # columns of a terminal that has room for a bar beside the words
 
 
 class Progress:
@@ -33,13 +35,19 @@ class Progress:
         self._console = console or Console()
         self._started = time.monotonic()
         self._last_plain = -_PLAIN_SECONDS
+        # On a dumb terminal rich shows the last state only.
+        self._is_live = self._console.is_terminal and not self._console.is_dumb_terminal
+        # The words alone give way where the line is too long.
+        words = TextColumn("{task.description}", table_column=Column(no_wrap=True, ratio=1))
+        bar = [BarColumn(20)] if self._console.width >= _WIDE else []
         self._live = RichProgress(
-            BarColumn(20),
+            *bar,
             MofNCompleteColumn(),
-            TextColumn("{task.description}"),
+            words,
             TimeRemainingColumn(),
             console=self._console,
-            disable=not self._console.is_terminal,
+            expand=True,
+            disable=not self._is_live,
         )
         self._task = self._live.add_task("starting", total=total, completed=done)
 
@@ -61,7 +69,7 @@ class Progress:
         rate = max(step - self._done, 1) / max(elapsed, 1e-9)
         text = f"{text}  {rate:.1f} {self._unit}s/s"
         self._live.update(self._task, completed=step, description=text)
-        if self._console.is_terminal:
+        if self._is_live:
             return
         if step == self._total or elapsed - self._last_plain >= _PLAIN_SECONDS:
             self._last_plain = elapsed

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import re
 import signal
 import sys
 import threading
@@ -179,9 +180,33 @@ def test_progress_of_nothing_new(capsys):
     assert "generation 10/10" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("width", [40, 60, 80, 150])
+def test_a_narrow_terminal_shows_how_far_the_run_is_and_what_is_left(width):
+    output = io.StringIO()
+    console = Console(file=output, force_terminal=True, width=width, _environ={"TERM": "xterm"})
+    words = "fitness -0.0613 (median -0.0770)  hold-out 97.40%"
+    with Progress("generation", 12_000, console=console) as progress:
+        progress.show(9_876, words)
+        progress.show(12_000, words)
+    line = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", output.getvalue()).splitlines()[-1].strip("\r")
+    assert "12000/12000 fitness -0.0613" in line
+    assert line.rstrip().endswith("0:00:00")
+    assert (words in line) == (width >= 80)
+    assert ("━" in line) == (width == 150)
+
+
+def test_a_dumb_terminal_gets_plain_lines(capsys):
+    output = io.StringIO()
+    console = Console(file=output, force_terminal=True, _environ={"TERM": "dumb"})
+    with Progress("generation", 1000, console=console) as progress:
+        progress.show(1, "fitness -1")
+    assert "generation    1/1000  fitness -1" in capsys.readouterr().out
+    assert output.getvalue() == ""
+
+
 def test_progress_gives_the_terminal_back_after_an_error():
     terminal = io.StringIO()
-    console = Console(file=terminal, force_terminal=True)
+    console = Console(file=terminal, force_terminal=True, _environ={"TERM": "xterm"})
     threads = threading.active_count()
 
     def fail(progress: Progress) -> None:

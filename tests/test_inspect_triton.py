@@ -236,3 +236,10 @@ def test_planted_triton_kernels(tmp_path):
 def test_calls_reach_every_triton_kernel_and_configuration(tmp_path):
     program = "import triton_kernels as t; print(*t.launched()[1], sep='\\n')"
     assert compiled_apart(tmp_path, "-c", program).strip() == ""
+
+
+@needs_triton
+def test_triton_reads_what_calls_of_sizes_of_1_launch(tmp_path):
+    """Such sizes are constants to it, with other methods than a kernel's numbers have."""
+    program = "import triton_kernels as t; print(*t.unreadable(), sep='\\n')"
+    assert compiled_apart(tmp_path, "-c", program).strip() == ""

@@ -323,6 +323,73 @@ def inputs(network: Network, samples: int, *, shared: bool = True, of_bytes: boo
     return array(*batch, *network.input_shape, dtype=np.uint8 if of_bytes else np.float32)
 
 
+def ones() -> Iterator[Call]:
+    """Calls whose sizes are 1, as far as they can be: Triton makes constants of such arguments.
+
+    They only have to compile; what comes out is in no table.
+    """
+    one = np.ones(1, np.float32)
+    layout = Network((Dense(1, bias=False),), (1,)).layout
+    out = array(1, 1)
+    yield "init_genomes", run("init_genomes", layout, 1, seed=1, out=out)
+    for kind in CROSSOVER_KINDS:
+        call = run(
+            "crossover_mutate",
+            *(array(1, 1), np.zeros((1 if kind == "none" else 2, 1), np.int32), one),
+            kind=kind,
+            layout=layout if kind == "rows" else None,
+            seed=1,
+            generation=1,
+            out=out,
+        )
+        yield f"crossover_mutate, {kind}", call
+    yield "mutate_sigma", run("mutate_sigma", array(1), tau=0.1, seed=1, generation=1)
+    lineages = founders(1, seed=1, kind="none")
+    yield "replay, founders", run("replay", lineages, layout, out=out)
+    lineages = lineages.offspring(np.zeros((1, 1), np.int32), one, generation=1)
+    yield "replay", run("replay", lineages, layout, out=out)
+    for choices, masked in itertools.product((1, 4), (False, True)):
+        name = f"{choices} choices{', masked' if masked else ''}"
+        table = array(1, choices)
+        mask = array(1, choices, dtype=np.bool_) if masked else None
+        yield f"nes_sample, {name}", run("nes_sample", table, 1, seed=1, step=1, mask=mask)
+        chosen, losses = array(1, 1, dtype=np.int32), array(1)
+        call = run("nes_update", table, chosen, losses, learning_rate=0.1, mask=mask)
+        yield f"nes_update, {name}", call
+    image, weights = array(1, 1, 1, 1, 1), array(1, 1)
+    for precision in PRECISIONS:
+        for samples in (1, 16):
+            call = run("dense_forward", array(1, samples, 1), array(1, 1, 1), precision=precision)
+            yield f"dense_forward, {samples} samples, {precision}", call
+        call = run("conv2d_forward", image, array(1, 1, 1), weights, kernel=1, precision=precision)
+        yield f"conv2d_forward, {precision}", call
+    yield "affine", run("affine", array(1, 1, 1), weights, weights)
+    yield "affine, images", run("affine", image, weights, weights)
+    yield "residual", run("residual", image, image)
+    yield "max_pool2d", run("max_pool2d", image, 1, 1, 0)
+    yield "avg_pool2d", run("avg_pool2d", image, 1, 1, 0)
+    yield "global_avg_pool", run("global_avg_pool", image)
+    layers = (Conv2d(1, 1), Affine(), MaxPool2d(1), GlobalAvgPool(), Flatten(), Dense(1))
+    named = {
+        "dense": Network((Dense(1), Dense(1)), (1,)),
+        "image": Network(layers, (1, 1, 1)),
+        "sequence": Network((Elman(1, return_sequence=True), Elman(1)), (1, 1)),
+    }
+    for (name, network), samples in itertools.product(named.items(), (1, 16)):
+        genomes = array(1, network.layout.size)
+        for kind, scale in ((np.float32, None), (np.uint8, 1.0)):
+            x = array(samples, *network.input_shape, dtype=kind)
+            text = f"{name}, {samples} samples, {kind.__name__}"
+            call = run("network_forward", genomes, network, x, x_scale=scale)
+            yield f"network_forward, {text}", call
+            for loss, y in (
+                ("cross_entropy", array(samples, dtype=np.int64)),
+                ("mse", array(samples, 1)),
+            ):
+                call = run("network_loss", genomes, network, x, y, loss=loss, x_scale=scale)
+                yield f"network_loss, {loss}, {text}", call
+
+
 def calls() -> Iterator[Call]:
     yield from variation()
     yield from lineage()

@@ -12,6 +12,7 @@ from importlib import import_module
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 from compilers import run
 from listings import Function, functions_of, is_approximate, mistakes, occupancy
@@ -142,6 +143,34 @@ def compile_for(arch: str, variant: Variant) -> Found | str:
     except Exception as error:
         return reason_of(error)
     return look_at(compiled)
+
+
+def read_for(arch: str, variant: Variant) -> str:
+    """Why Triton cannot read a kernel, that is make its first form of it; empty if it can.
+
+    That is a hundredth of compiling it.
+    """
+    use_arch(arch)
+    kernel = getattr(import_module(variant.module), variant.kernel)
+    _ = kernel.device_caches[CAPABILITIES[arch]]  # sets what is replaced
+    try:
+        with mock.patch.object(kernel, "compile", _read):
+            kernel.warmup(*variant.arguments, grid=(1,), **variant.options)
+    except Exception as error:
+        return reason_of(error)
+    return ""
+
+
+def _read(source: Any, target: Any, options: dict[str, Any]) -> None:
+    """The beginning of ``triton.compile``."""
+    from triton.compiler.compiler import ir, make_backend
+
+    backend, context = make_backend(target), ir.context()
+    given = backend.parse_options(options)
+    ir.load_dialects(context)
+    backend.load_dialects(context)
+    functions = backend.get_codegen_implementation(given)
+    source.make_ir(target, given, functions, backend.get_module_map(), context)
 
 
 def reason_of(error: BaseException) -> str:

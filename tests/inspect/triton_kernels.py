@@ -18,8 +18,8 @@ from importlib.metadata import version
 from compilers import BUILD, ROOT
 from listings import read
 from table import differences
-from triton_calls import WIDE, calls
-from triton_compiler import ARCHS, NEWER, Found, Variant, compile_all, wrong_with
+from triton_calls import WIDE, calls, ones
+from triton_compiler import ARCHS, NEWER, Found, Variant, compile_all, read_for, wrong_with
 from triton_recorder import Recorder, entries_of, kernels_of, modules, recorded
 from triton_table import Row, page, rows_of
 
@@ -54,6 +54,21 @@ def launched() -> tuple[list[Variant], list[str]]:
             except Exception as error:
                 wrong.append(f"{name}: {type(error).__name__}: {error}")
     return list(recorder.variants.values()), wrong + unreached(recorder)
+
+
+def unreadable() -> list[str]:
+    """Which calls of sizes of 1 fail, or launch what Triton cannot read."""
+    wrong = []
+    with recorded([]) as recorder:
+        for name, call in ones():
+            recorder.call = name
+            try:
+                call()
+            except Exception as error:
+                wrong.append(f"{name}: {type(error).__name__}: {error}")
+    variants = recorder.variants.values()
+    read = [(variant, read_for(ARCHS[0], variant)) for variant in variants]
+    return wrong + [f"{variant}: {reason}" for variant, reason in read if reason]
 
 
 def unreached(recorder: Recorder) -> list[str]:
@@ -113,6 +128,8 @@ def main() -> int:
     os.environ["TRITON_CACHE_DIR"] = str(BUILD / "triton")
     with part("every call"):
         variants, wrong = launched()
+    with part("calls of sizes of 1"):
+        wrong += unreadable()
     with part(f"Triton: {len(variants)} variants for {' and '.join(ARCHS)}"):
         good, failures = compiled(variants)
         wrong += failures

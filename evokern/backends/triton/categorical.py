@@ -227,7 +227,7 @@ def nes_update_kernel(
         if mask is not None:
             chosen_wrongly |= tl.load(masks + chosen, mask=there & inside, other=0) != 0
     if tl.max((chosen_wrongly & there).to(tl.int32)) > 0:
-        tl.atomic_min(fault, count.to(tl.int64))
+        tl.atomic_min(fault, tl.cast(count, tl.int64))  # a constant where it is 1
 
     base = 0.0
     if KEEP_MINIMUM:

@@ -53,6 +53,8 @@ while options.after and not options.after.exists():
     time.sleep(0.01)
 if options.bogus is not None:
     parser.error("no such flag")
+config = {"format": 1, "algorithm": "ea", "seed": options.seed, "base": options.base}
+(run / "config.json").write_text(json.dumps(config))
 if options.fail == options.seed:
     print("\\n".join(f"line {i}" for i in range(40)), flush=True)
     sys.exit("broken on purpose")
@@ -60,8 +62,6 @@ if options.hang and not (run / "saved").exists():
     (run / "ready").touch()
     time.sleep(60)
 accuracy = options.base + options.seed / 100
-config = {"format": 1, "algorithm": "ea", "seed": options.seed, "base": options.base}
-(run / "config.json").write_text(json.dumps(config))
 with (run / "metrics.jsonl").open("w") as metrics:
     for generation in (1, 2):
         record = {"generation": generation, "holdout_accuracy/best": accuracy * generation / 2}
@@ -204,6 +204,16 @@ def test_a_command_that_made_no_run_may_be_corrected(capsys):
     command[-1] = "b: --base 0.7"
     with pytest.raises(ArgumentError, match=r"ea mnist --base 0\.6 for b, as the runs in out"):
         repeat.main([*command, "--", "ea", "mnist"])
+
+
+def test_a_command_whose_runs_have_not_begun_may_be_corrected():
+    """They may have come as far as config.json."""
+    command = ["--seeds", "1", "--out", "out", "--", "ea", "mnist"]
+    assert repeat.main([*command, "--fail", "0"]) == 1
+    assert Path("out/base/seed-0/config.json").exists()
+    assert repeat.main([*command, "--base", "0.6"]) == 0
+    with pytest.raises(ArgumentError, match=r"ea mnist --base 0\.6 for base, as the runs in out"):
+        repeat.main(command)
 
 
 def test_wrong_flags_stop_the_other_children_which_save():

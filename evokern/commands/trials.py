@@ -21,9 +21,10 @@ from pathlib import Path
 from types import FrameType
 
 from evokern.checkpoint import write_json
+from evokern.drivers.run import has_begun
 from evokern.errors import ArgumentError, message
 from evokern.files import append, make_folder, open_to_append
-from evokern.metrics import CONFIG, RESULT, read_json
+from evokern.metrics import RESULT, read_json
 
 _SAFE_PATH = () if sys.path[0] in ("", os.getcwd()) else ("-P",)
 CHILD = (sys.executable, *_SAFE_PATH, "-m", "evokern.commands.child")
@@ -70,11 +71,15 @@ class _Child:
 def remember(out: Path, variants: Mapping[str, Sequence[str]]) -> None:
     """Notes how the runs in ``out`` are made. Raises ArgumentError if they were made otherwise.
 
-    A variant none of whose children came to make a run may be corrected.
+    A variant none of whose runs has begun may be corrected.
     """
     path = out / "repeat.json"
     noted = read_json(path)["variants"] if path.is_file() else {}
-    known = {name: made for name, made in noted.items() if any(out.glob(f"{name}/seed-*/{CONFIG}"))}
+    known = {
+        name: made
+        for name, made in noted.items()
+        if any(map(has_begun, out.glob(f"{name}/seed-*")))
+    }
     for name, words in variants.items():
         if without_threads(known.get(name, words)) != without_threads(words):
             wanted = f"{shlex.join(known[name])} for {name}, as the runs in {out} were made"

@@ -230,11 +230,14 @@ def may_claim(folder: Path, settings: dict[str, Any]) -> bool:
     """Whether the folder is free for a run: it has these settings, or nothing was made in it yet
     (a run that failed at its start must not keep the corrected command out)."""
     path = folder / CONFIG
-    if not path.exists() or _same(read_json(path), settings):
-        return True
+    return not path.exists() or _same(read_json(path), settings) or not has_begun(folder)
+
+
+def has_begun(folder: Path) -> bool:
+    """Whether the run in a folder has made anything: a record, a checkpoint or its result."""
     metrics = folder / METRICS
-    begun = metrics.exists() and metrics.stat().st_size > 0
-    return not (begun or (folder / RESULT).exists() or any(folder.glob(f"{CHECKPOINTS}/*.json")))
+    recorded = metrics.exists() and metrics.stat().st_size > 0
+    return recorded or (folder / RESULT).exists() or any(folder.glob(f"{CHECKPOINTS}/*.json"))
 
 
 def difference(there: Mapping[str, Any], now: Mapping[str, Any]) -> str:

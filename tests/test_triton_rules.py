@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from cases import SEED, F, special_numbers
 
+from evokern._devices import DeviceArray
 from evokern.backends.device import use_device
 from evokern.backends.reference import activation as reference_activation
 from evokern.backends.reference import random as reference
@@ -22,7 +23,7 @@ import triton
 import triton.language as tl
 
 from evokern.backends.triton import activation, random
-from evokern.backends.triton.launch import launch
+from evokern.backends.triton.launch import Pointer, launch, pointer
 
 SLOPE = 0.3
 
@@ -52,6 +53,15 @@ def arguments() -> np.ndarray:
 def run(kernel, *arrays, **constants) -> None:
     with use_device(interpreter.DEVICE, "triton"):
         launch(kernel, 1, *arrays, **constants)
+
+
+def test_arrays_without_elements_have_the_address_0() -> None:
+    """NumPy has an address of the host for them, which Triton refuses on a GPU."""
+    layout = np.empty((0, 3), np.int32)
+    assert layout.ctypes.data != 0
+    for array in (layout, DeviceArray(None, layout, interpreter.DEVICE)):
+        assert pointer(array) == Pointer(0, "int32")
+    assert pointer(np.ones(1, np.int32)).address != 0
 
 
 @pytest.mark.parametrize("name", ACTIVATIONS)

@@ -66,10 +66,13 @@ class Parameter:
 
 
 def pointer(array: Any) -> Pointer:
-    """To the first element of an array of the host or of a device."""
+    """To the first element of an array of the host or of a device; 0 where there is none.
+
+    What describes an empty array of a device has an address of the host, which Triton refuses.
+    """
     interface = getattr(array, "__cuda_array_interface__", None) or array.__array_interface__
     name = array.dtype.name
-    return Pointer(interface["data"][0], _TYPES.get(name, name))
+    return Pointer(interface["data"][0] if array.size else 0, _TYPES.get(name, name))
 
 
 def strides(array: Any) -> tuple[int, ...]:

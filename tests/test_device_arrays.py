@@ -99,6 +99,23 @@ def test_nes_on_the_device() -> None:
     assert_same_bits(result.values, expected)
 
 
+def test_nes_with_a_mask_on_the_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    """More than 1/K may be the least probability where rows have fewer entries."""
+    table, mask = np.array([[0.25, 0.75, 0]], F), np.array([[False, False, True]])
+    chosen, losses = np.array([[0], [1]], np.int32), np.array([3, 1], F)
+    device = [copied(a) for a in (table, chosen, losses)]
+    options = {"learning_rate": 0.1, "min_probability": 0.4}
+    expected = ops.nes_update(table, chosen, losses, mask=mask, **options)
+    result = ops.nes_update(*device, mask=copied(mask), **options)
+    assert_same_bits(result.values, expected)
+    options["min_probability"] = 0.6
+    with pytest.raises(ArgumentError, match="min_probability: expected at most 1/2 for rows of 2"):
+        ops.nes_update(*device, mask=copied(mask), **options)
+    library = replace(LIBRARY, device=lambda number: replace(column.device(), checks=False))
+    monkeypatch.setitem(_devices.LIBRARIES, "standin", library)
+    ops.nes_update(*device, mask=copied(mask), **options)  # nobody looks
+
+
 def test_arrays_in_different_places_are_refused() -> None:
     x, y = batch()
     with pytest.raises(BackendError, match=r"genomes\[0\]: expected an array on a device, as x"):

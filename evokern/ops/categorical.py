@@ -11,6 +11,7 @@ from typing import NoReturn
 
 import numpy as np
 
+from evokern import _devices
 from evokern._arrays import Array, Host, empty_beside, expect, expect_shape, like, output
 from evokern._devices import DeviceArray
 from evokern._dispatch import choose
@@ -120,7 +121,7 @@ def nes_update(
         raise ShapeError(message("losses", "float32 [S] with S >= 1", f"{list(loss.shape)}"))
     expect_shape("assignments", chosen, "[S, N]", (len(loss), len(table)))
     if min_probability * table.shape[1] > 1:
-        _check_minimum(min_probability, table, absent)
+        _check_minimum(min_probability, table, mask, absent)
     target = None
     if out is not None:
         target = output(
@@ -172,8 +173,15 @@ def _distributions(probabilities: Array, mask: Array | None) -> tuple[Host, Host
     return table, absent
 
 
-def _check_minimum(min_probability: float, table: Host, absent: Host | None) -> None:
+def _check_minimum(
+    min_probability: float, table: Host, mask: Array | None, absent: Host | None
+) -> None:
+    """On a device ``mask`` is looked at only where values are checked."""
     most = table.shape[1]
+    if isinstance(absent, DeviceArray):
+        if not absent.device.checked:
+            return
+        absent = _devices.to_host(mask)
     if absent is not None:
         most = int(np.count_nonzero(~absent, axis=1).max(initial=1))
     if min_probability * most > 1:

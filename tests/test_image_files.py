@@ -184,6 +184,19 @@ class TestLoadFolder:
         data = load_folder(zipped(fill(tmp_path / "a", names)), test_share=0.5)
         assert data.class_names == ("Greek/1", "Greek/2", "Latin/1")
 
+    def test_linked_folders(self, tmp_path: Path) -> None:
+        fill(tmp_path / "elsewhere", "a/0.png a/1.png b/0.png b/1.png")
+        folder = tmp_path / "images"
+        folder.mkdir()
+        for name, place in (("one", "a"), ("two", "b"), ("three", "b")):
+            (folder / name).symlink_to(tmp_path / "elsewhere" / place)
+        (tmp_path / "elsewhere/a/back").symlink_to(tmp_path / "elsewhere/a")
+        (folder / "loop").symlink_to(folder)
+        (folder / "nothing").symlink_to(tmp_path / "absent")
+        data = load_folder(folder, test_share=0.5)
+        assert data.class_names == ("one", "three", "two")
+        assert len(data.train_images) == len(data.test_images) == 3
+
     def test_other_files_are_left_out(
         self, tmp_path: Path, caplog: pytest.LogCaptureFixture
     ) -> None:

@@ -75,8 +75,9 @@ def load_folder(
       each class is put aside: of its n images, sorted by name, the last ``round(n * test_share)``
       of ``numpy.random.RandomState(seed).permutation(n)``, one generator for class after class.
     - Classes are in order of their names, by number if all are whole numbers. A class in folders
-      of folders is named by the path (``Greek/character01``). A single folder around all is
-      dropped, and so are hidden files. In a part, images are in order of class, then name.
+      of folders is named by the path (``Greek/character01``); links to folders are followed. A
+      single folder around all is dropped, and so are hidden files. In a part, images are in order
+      of class, then name.
     - ``shape``: as for :func:`read_image`. None: that of the first image, grey if all are grey,
       and all must have the same size.
 
@@ -204,7 +205,7 @@ def _opening(name: str) -> Iterator[None]:
 def _files(path: Path) -> Iterator[tuple[list[str], Open]]:
     """The names of all files below a folder or in a zip, with / between, and what opens them."""
     if path.is_dir():
-        names = [file.relative_to(path).as_posix() for file in path.rglob("*") if file.is_file()]
+        names = [file.relative_to(path).as_posix() for file in _below(path) if file.is_file()]
         yield names, lambda name: (path / name).open("rb")
         return
     try:
@@ -214,6 +215,15 @@ def _files(path: Path) -> Iterator[tuple[list[str], Open]]:
     with archive:
         names = [info.filename for info in archive.infolist() if not info.is_dir()]
         yield names, lambda name: cast(BinaryIO, archive.open(name))
+
+
+def _below(path: Path) -> Iterator[Path]:
+    """All files below a folder, through links to folders but those that lead back up."""
+    for name, folders, files in os.walk(path, followlinks=True):
+        place = Path(name)
+        above = {os.path.realpath(folder) for folder in (place, *place.parents)}
+        folders[:] = [f for f in folders if os.path.realpath(place / f) not in above]
+        yield from (place / file for file in files)
 
 
 def _images_among(path: Path, names: Sequence[str]) -> list[str]:

@@ -119,34 +119,78 @@ def test_without_a_driver_it_says_so() -> None:
         pytest.skip("there is a CUDA driver")
 
 
-def test_streams_are_pytorch_s(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "torch", None)
+class Stream:
+    """Of PyTorch; as a context it is the current one of its ``Torch`` meanwhile."""
+
+    def __init__(self, torch: Torch, number: int) -> None:
+        self.torch, self.cuda_stream = torch, number
+
+    def __enter__(self) -> None:
+        self.before, self.torch.current = self.torch.current, self
+
+    def __exit__(self, *_: object) -> None:
+        self.torch.current = self.before
+
+
+class Torch:
+    """PyTorch with ``current`` for its stream; a stream that it makes anew has the number 99."""
+
+    def __init__(self, number: int, *, sees_gpu: bool = True) -> None:
+        self.current = Stream(self, number)
+        self.cuda = SimpleNamespace(
+            is_available=lambda: sees_gpu,
+            current_stream=self.current_stream,
+            default_stream=lambda: Stream(self, 0),
+            ExternalStream=lambda number: Stream(self, number or 99),
+            stream=lambda stream: stream,
+        )
+        self.sees_gpu = sees_gpu
+
+    def current_stream(self) -> Stream:
+        assert self.sees_gpu, "Torch not compiled with CUDA enabled"
+        return self.current
+
+
+def use_libraries(monkeypatch: pytest.MonkeyPatch, torch: Torch | None, asks_torch: bool) -> None:
+    """Triton's first kernel ran with PyTorch there, or not."""
+    driver = SimpleNamespace(
+        get_current_device=lambda: 1,
+        get_current_stream=lambda device: torch.current.cuda_stream if asks_torch else 0,
+    )
+    runtime = SimpleNamespace(driver=SimpleNamespace(active=driver))
+    monkeypatch.setitem(sys.modules, "triton", SimpleNamespace(runtime=runtime))
+    monkeypatch.setitem(sys.modules, "torch", torch)
+
+
+def test_without_pytorch_there_is_the_default_stream(monkeypatch: pytest.MonkeyPatch) -> None:
+    use_libraries(monkeypatch, None, asks_torch=False)
     with driver.launching_on(0):
         pass
     words = "cannot launch on another library's stream; import torch"
     with pytest.raises(BackendError, match=words), driver.launching_on(77):
         pass
 
-    entered: list[int] = []
 
-    class Stream:
-        def __init__(self, number: int) -> None:
-            self.number = number
+@pytest.mark.parametrize("stream", [5, 77, 0])
+def test_streams_are_pytorch_s(monkeypatch: pytest.MonkeyPatch, stream: int) -> None:
+    torch = Torch(5)
+    use_libraries(monkeypatch, torch, asks_torch=True)
+    with driver.launching_on(stream):
+        assert torch.current.cuda_stream == stream
+    assert torch.current.cuda_stream == 5
 
-        def __enter__(self) -> None:
-            entered.append(self.number)
 
-        def __exit__(self, *_: object) -> None:
-            entered.append(-self.number)
-
-    current = SimpleNamespace(cuda_stream=5)
-    cuda = SimpleNamespace(
-        current_stream=lambda: current, ExternalStream=Stream, stream=lambda s: s
-    )
-    monkeypatch.setitem(sys.modules, "torch", SimpleNamespace(cuda=cuda))
-    with driver.launching_on(5):
+def test_pytorch_may_come_after_triton_s_first_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
+    use_libraries(monkeypatch, Torch(0), asks_torch=False)
+    with driver.launching_on(0):
         pass
-    assert entered == []
-    with driver.launching_on(77):
-        assert entered == [77]
-    assert entered == [77, -77]
+    words = "would launch on stream 0x0, not on 0x4d; import torch before Triton's first kernel"
+    with pytest.raises(BackendError, match=words), driver.launching_on(77):
+        pass
+
+
+def test_a_pytorch_that_sees_no_gpu_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    use_libraries(monkeypatch, Torch(0, sees_gpu=False), asks_torch=True)
+    words = "asks PyTorch for the stream, and this PyTorch sees no GPU; install one that does"
+    with pytest.raises(BackendError, match=words), driver.launching_on(0):
+        pass

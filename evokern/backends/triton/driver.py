@@ -8,7 +8,7 @@ from __future__ import annotations
 import ctypes
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import cache
 from typing import Any
 
@@ -96,18 +96,44 @@ def capability(number: int) -> int:
 
 @contextmanager
 def launching_on(stream: int) -> Iterator[None]:
-    """Triton launches on PyTorch's current stream, without PyTorch on the default one."""
+    """Triton launches on PyTorch's current stream, without PyTorch on the default one.
+
+    Raises BackendError where it would be another stream.
+    """
+    with _current_in_torch(stream):
+        _expect_stream(stream)
+        yield
+
+
+def _current_in_torch(stream: int) -> AbstractContextManager[Any]:
     torch = sys.modules.get("torch")
     if torch is None:
         if stream:
             mend = "import torch, whose streams Triton uses, or work on the default stream"
             raise BackendError(f"backend: triton cannot launch on another library's stream; {mend}")
-        yield
-    elif stream == torch.cuda.current_stream().cuda_stream:
-        yield
-    else:
-        with torch.cuda.stream(torch.cuda.ExternalStream(stream)):
-            yield
+        return nullcontext()
+    if not torch.cuda.is_available():
+        mend = "install one that does, or do not import torch"
+        got = "backend: triton asks PyTorch for the stream, and this PyTorch sees no GPU"
+        raise BackendError(f"{got}; {mend}")
+    if stream == torch.cuda.current_stream().cuda_stream:
+        return nullcontext()
+    # An external stream of address 0 would be a new one.
+    wanted = torch.cuda.ExternalStream(stream) if stream else torch.cuda.default_stream()
+    context: AbstractContextManager[Any] = torch.cuda.stream(wanted)
+    return context
+
+
+def _expect_stream(stream: int) -> None:
+    """Triton decides only once, at its first kernel, whether it asks PyTorch."""
+    import triton
+
+    active = triton.runtime.driver.active
+    used = active.get_current_stream(active.get_current_device())
+    if used != stream:
+        mend = "import torch before Triton's first kernel"
+        got = f"backend: triton would launch on stream {used:#x}, not on {stream:#x}"
+        raise BackendError(f"{got}; {mend}")
 
 
 def _current() -> int:

@@ -7,6 +7,7 @@ library or of real data into failures.
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from collections.abc import Generator
 from pathlib import Path
@@ -17,6 +18,10 @@ if not Path("/dev/nvidia0").exists():
 
 import hypothesis
 import pytest
+
+# Ignored where the suite runs under nohup or in the background of a script.
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # EVOKERN_SIMT=0: without the CUDA kernels on the harness, which takes a while to build.
 sys.path.insert(0, str(Path(__file__).parent / "simt"))

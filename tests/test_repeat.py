@@ -32,6 +32,7 @@ parser.add_argument("--base", type=float, default=0.5)
 parser.add_argument("--fail", type=int)
 parser.add_argument("--hang", action="store_true")
 parser.add_argument("--deaf", action="store_true")
+parser.add_argument("--saving", type=float, default=0)
 parser.add_argument("--threads", type=int)
 parser.add_argument("--bogus", type=int)
 parser.add_argument("--after", type=pathlib.Path)
@@ -44,11 +45,13 @@ with (run / "starts").open("a") as starts:
 
 
 def save(number, frame):
+    time.sleep(options.saving)
     (run / "saved").touch()
     sys.exit(130)
 
 
-signal.signal(signal.SIGINT, signal.SIG_IGN if options.deaf else save)
+deaf = options.deaf or signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+signal.signal(signal.SIGINT, signal.SIG_IGN if deaf else save)
 while options.after and not options.after.exists():
     time.sleep(0.01)
 if options.bogus is not None:
@@ -291,8 +294,6 @@ def interrupt_when(ready, *, times, number=signal.SIGINT):
 def test_a_signal_stops_the_children_which_save_and_the_same_command_goes_on(number, capsys):
     command = ["--seeds", "2", "--out", "out", "--", "ea", "mnist", "--hang"]
     ready = Path("out/base/seed-0/ready")
-    if signal.getsignal(number) is signal.SIG_IGN:  # as under nohup, which repeat respects
-        signal.signal(number, signal.SIG_DFL)
     handlers = [signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)]
     thread = interrupt_when(ready.exists, times=1, number=number)
     assert repeat.main(command) == 128 + number
@@ -309,6 +310,30 @@ def test_a_signal_stops_the_children_which_save_and_the_same_command_goes_on(num
     Path("out/base/seed-1/saved").touch()
     assert repeat.main(command) == 0
     assert len(starts("out/base/seed-0")) == 2
+
+
+def test_a_closed_terminal_may_send_its_signal_twice():
+    ready = Path("out/base/seed-0/ready")
+    command = ["--seeds", "1", "--out", "out", "--", "ea", "mnist", "--hang", "--saving", "1"]
+    thread = interrupt_when(ready.exists, times=2, number=signal.SIGHUP)
+    assert repeat.main(command) == 129
+    thread.join()
+    assert Path("out/base/seed-0/saved").exists()
+
+
+def test_children_take_the_signal_that_their_parent_ignores():
+    ready = Path("out/base/seed-0/ready")
+    command = ["--seeds", "1", "--out", "out", "--", "ea", "mnist", "--hang"]
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        ignored = interrupt_when(ready.exists, times=1)
+        heeded = interrupt_when(lambda: not ignored.is_alive(), times=1, number=signal.SIGTERM)
+        assert repeat.main(command) == 143
+        heeded.join()
+        assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert Path("out/base/seed-0/saved").exists()
 
 
 def test_a_second_signal_kills_children_that_do_not_stop():

@@ -1,4 +1,4 @@
-"""SIGINT and SIGTERM save and stop, and the command ends with the usual codes."""
+"""Signals that ask to stop: the run saves, and the command ends with the usual codes."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from evokern.metrics import read_metrics
 from evokern.problems import datasets
 from evokern.problems.classification import Classification
 
-SIGNALS = [signal.SIGINT, signal.SIGTERM]
+SIGNALS = [signal.SIGINT, signal.SIGTERM, signal.SIGHUP]
 
 
 @pytest.fixture(autouse=True)
@@ -87,6 +87,27 @@ def test_a_second_signal_acts_at_once(tmp_path, unbroken):
         run(tmp_path, at(3, twice))
     assert "checkpoints/000000003.json" not in tiny.names(tmp_path)
     run(tmp_path)
+    assert tiny.outcome(tmp_path) == tiny.outcome(unbroken)
+
+
+def test_a_closed_terminal_may_send_its_signal_twice(tmp_path):
+    def twice() -> None:
+        signal.raise_signal(signal.SIGHUP)
+        signal.raise_signal(signal.SIGHUP)
+
+    with pytest.raises(RunStopped) as stopped:
+        run(tmp_path, at(3, twice))
+    assert stopped.value.signal == signal.SIGHUP
+    assert "checkpoints/000000003.json" in tiny.names(tmp_path)
+
+
+@pytest.mark.parametrize("number", SIGNALS)
+def test_a_signal_that_is_ignored_stays_ignored(tmp_path, unbroken, number):
+    before = signal.signal(number, signal.SIG_IGN)
+    try:
+        run(tmp_path, at(3, lambda: signal.raise_signal(number)))
+    finally:
+        signal.signal(number, before)
     assert tiny.outcome(tmp_path) == tiny.outcome(unbroken)
 
 

@@ -19,7 +19,8 @@ from evokern.problems.classification import ClassificationConfig
 class AdamCommand:
     """Train the thesis' network by gradients (Adam), for comparison with evolution.
 
-    A command given again goes on where the run stopped; SIGINT (Ctrl-C) and SIGTERM save first.
+    A command given again goes on where the run stopped. SIGINT (Ctrl-C), SIGTERM and SIGHUP (a
+    closed terminal) save first.
     """
 
     dataset: tyro.conf.Positional[str]

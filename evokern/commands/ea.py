@@ -71,7 +71,8 @@ class _Training:
 class EACommand(_Training):
     """Evolve the thesis' network on a data set by the genetic algorithm of chapter 5.
 
-    A command given again goes on where the run stopped; SIGINT (Ctrl-C) and SIGTERM save first.
+    A command given again goes on where the run stopped. SIGINT (Ctrl-C), SIGTERM and SIGHUP (a
+    closed terminal) save first.
     """
 
     ea: tyro.conf.OmitArgPrefixes[EAConfig] = field(default_factory=EAConfig)
@@ -87,7 +88,8 @@ class EACommand(_Training):
 class ESCommand(_Training):
     """Evolve the thesis' network on a data set by the evolution strategy of chapter 8.
 
-    A command given again goes on where the run stopped; SIGINT (Ctrl-C) and SIGTERM save first.
+    A command given again goes on where the run stopped. SIGINT (Ctrl-C), SIGTERM and SIGHUP (a
+    closed terminal) save first.
     """
 
     es: tyro.conf.OmitArgPrefixes[ESConfig] = field(default_factory=ESConfig)

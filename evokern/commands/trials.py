@@ -21,7 +21,7 @@ from pathlib import Path
 from types import FrameType
 
 from evokern.checkpoint import write_json
-from evokern.drivers.run import has_begun
+from evokern.drivers.run import has_begun, signals_to_heed
 from evokern.errors import ArgumentError, message
 from evokern.files import append, make_folder, open_to_append
 from evokern.metrics import RESULT, read_json
@@ -104,8 +104,8 @@ def run_trials(
 ) -> tuple[list[Trial], int]:
     """Runs what is not finished, ``jobs`` children at a time; ``after`` is called when one is.
 
-    Gives the trials that failed and the signal that stopped it, or 0. SIGINT, SIGTERM and SIGHUP
-    stop the children by SIGINT and wait until they have saved; a second signal kills them. Raises
+    Gives the trials that failed and the signal that stopped it, or 0. A signal that asks to stop
+    stops the children by SIGINT and waits until they have saved; a second one kills them. Raises
     ArgumentError when a child refuses its flags, which the other seeds' children would as well.
     """
     waiting = deque(trial for trial in trials if not trial.finished)
@@ -169,10 +169,9 @@ def _say(text: str) -> None:
 
 def _stop(running: Sequence[_Child], *, kill: bool) -> None:
     if not kill:
-        print(
-            f"stopping {len(running)} runs, which save first; a second signal kills them",
-            file=sys.stderr,
-        )
+        text = f"stopping {len(running)} runs, which save first; a second signal kills them"
+        with suppress(OSError):
+            print(text, file=sys.stderr)
     for child in running:
         child.process.send_signal(signal.SIGKILL if kill else signal.SIGINT)
 
@@ -206,15 +205,18 @@ def _signals() -> Iterator[list[int]]:
     received: list[int] = []
 
     def note(number: int, frame: FrameType | None) -> None:
-        received.append(number)
+        if not received or number != signal.SIGHUP:  # a terminal that is closed sends several
+            received.append(number)
+
+    def do_nothing(number: int, frame: FrameType | None) -> None:
+        """As if the signal was ignored, but children do not inherit that."""
 
     if threading.current_thread() is not threading.main_thread():
         yield received
         return
-    numbers = [signal.SIGINT, signal.SIGTERM]
-    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # ignored under nohup
-        numbers.append(signal.SIGHUP)
-    before = {number: signal.signal(number, note) for number in numbers}
+    handlers = {number: note for number in signals_to_heed()}
+    handlers.setdefault(signal.SIGINT, do_nothing)  # what children are stopped by
+    before = {number: signal.signal(number, handler) for number, handler in handlers.items()}
     try:
         yield received
     finally:

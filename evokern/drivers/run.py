@@ -56,8 +56,8 @@ class Run:
     ...         if run.saves:
     ...             run.save(tensors_of(state))
 
-    SIGINT and SIGTERM let ``saves`` be true, and ``steps`` then raises RunStopped. Entering raises
-    ArgumentError when the folder holds a run with other settings, StorageError when another
+    Signals that ask to stop let ``saves`` be true, and ``steps`` then raises RunStopped. Entering
+    raises ArgumentError when the folder holds a run with other settings, StorageError when another
     process works there or something cannot be written.
     """
 
@@ -266,6 +266,13 @@ def plain(settings: Mapping[str, Any]) -> dict[str, Any]:
     return values
 
 
+def signals_to_heed() -> list[signal.Signals]:
+    """SIGINT, SIGTERM and SIGHUP (the terminal was closed), but for those that this process was
+    started to ignore: by nohup, or in the background of a script."""
+    stops = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    return [number for number in stops if signal.getsignal(number) is not signal.SIG_IGN]
+
+
 @dataclass
 class StopRequest:
     """The signal that asked the run to stop, or 0."""
@@ -275,7 +282,8 @@ class StopRequest:
 
 @contextmanager
 def stop_signals() -> Iterator[StopRequest]:
-    """SIGINT and SIGTERM ask for a stop after the step; a second one acts at once.
+    """Signals ask for a stop after the step; a second one acts at once, but for SIGHUP: a terminal
+    that is closed sends several.
 
     Outside Python's main thread, where no handler can be set, signals do what they did.
     """
@@ -284,10 +292,10 @@ def stop_signals() -> Iterator[StopRequest]:
 
     def ask(number: int, frame: FrameType | None) -> None:
         stop.signal = number
-        _set_handlers(before)
+        _set_handlers({n: handler for n, handler in before.items() if n != signal.SIGHUP})
 
     try:
-        for number in (signal.SIGINT, signal.SIGTERM):
+        for number in signals_to_heed():
             before[number] = signal.signal(number, ask)
     except ValueError:
         before.clear()

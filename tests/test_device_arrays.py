@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -366,6 +367,21 @@ def test_devices_without_asynchronous_copies_are_refused(monkeypatch: pytest.Mon
     words = "device: expected compute capability 8.0 or newer, got device 0 with 7.5"
     with pytest.raises(BackendError, match=words):
         ops.network_forward(copied(genomes()), NETWORK, copied(x))
+
+
+def test_a_thread_without_a_context_has_none_afterwards() -> None:
+    """Going back to device 0, which it never used, would make one there."""
+    native = column.device().natives["cuda"]()
+    x, _ = batch()
+
+    def run() -> tuple[int, ...]:
+        ops.network_forward(copied(genomes()), NETWORK, copied(x))
+        first = native.select_device(0)
+        return first, native.select_device(0), native.select_device(-1), native.select_device(-1)
+
+    with ThreadPoolExecutor(1) as pool:
+        assert pool.submit(run).result() == (-1, 0, 0, -1)
+        assert pool.submit(native.select_device, 0).result() == -1
 
 
 class OutOfMemoryError(RuntimeError):

@@ -51,7 +51,7 @@ class Driver:
         context._obj.value = 1000 + device.value
 
     def _cuCtxSetCurrent(self, context: Any) -> None:
-        self.current = context.value - 1000
+        self.current = None if context.value is None else context.value - 1000
 
     def _cuDeviceGetAttribute(self, value: Any, attribute: Any, device: Any) -> None:
         value._obj.value = {75: 9, 76: 0}[attribute.value]
@@ -97,8 +97,9 @@ def test_a_device_is_selected_and_the_one_before_comes_back(fake: Driver) -> Non
     assert fake.current == 1
     assert driver.select_device(0) == 1
     assert fake.current == 0
-    assert driver.select_device(-1) == 0  # back to none: stays
-    assert fake.current == 0
+    assert driver.select_device(-1) == 0  # back to none
+    assert fake.current is None
+    assert driver.select_device(-1) == -1
 
 
 def test_failures_name_the_op_and_what_the_driver_says(fake: Driver) -> None:

@@ -12,6 +12,28 @@ namespace {
 // More goes as a copy of memory, which may wait and which no graph can hold.
 constexpr size_t kMostParcels = 8;
 
+// The driver's own functions, without its header: the runtime does not say whether a thread has a
+// context, and makes one on the device that it then names.
+struct Contexts {
+  int error = 0;
+  int (*get_current)(void** context) = nullptr;
+  int (*set_current)(void* context) = nullptr;
+};
+
+template <class Function>
+int find_in_driver(const char* name, Function** function) {
+  constexpr unsigned kCuda4 = 4000;  // has both
+  return static_cast<int>(cudaGetDriverEntryPointByVersion(name, reinterpret_cast<void**>(function),
+                                                           kCuda4, cudaEnableDefault));
+}
+
+Contexts find_contexts() {
+  Contexts found;
+  found.error = find_in_driver("cuCtxGetCurrent", &found.get_current);
+  if (!found.error) found.error = find_in_driver("cuCtxSetCurrent", &found.set_current);
+  return found;
+}
+
 }  // namespace
 
 int upload(void* to, const void* from, size_t bytes, void* stream) {
@@ -67,7 +89,14 @@ int memory_info(size_t* free_bytes, size_t* all_bytes) {
 
 int select_device(int device, int* before) {
   if (const int error = static_cast<int>(cudaGetDevice(before))) return error;
-  return *before == device ? 0 : static_cast<int>(cudaSetDevice(device));
+  static const Contexts contexts = find_contexts();
+  if (contexts.error) return contexts.error;
+  void* context = nullptr;
+  if (const int error = contexts.get_current(&context)) return error;
+  if (!context) *before = kNoDevice;
+  if (*before == device) return 0;
+  return device == kNoDevice ? contexts.set_current(nullptr)
+                             : static_cast<int>(cudaSetDevice(device));
 }
 
 const char* error_text(int error) { return cudaGetErrorString(static_cast<cudaError_t>(error)); }

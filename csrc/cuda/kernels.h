@@ -75,7 +75,9 @@ int device_count(int* error);
 int capability(int device, int* result);
 // Free and all memory of this thread's device.
 int memory_info(size_t* free_bytes, size_t* all_bytes);
-// Makes `device` the one of this thread; `before` is the one it was.
+// Makes `device` the one of this thread; `before` is the one it was. kNoDevice: the thread has no
+// context, so that going back makes none on a device that nobody uses.
+constexpr int kNoDevice = -1;
 int select_device(int device, int* before);
 
 }  // namespace cuda

@@ -33,10 +33,11 @@ def load() -> Any:
 
 
 def select_device(number: int) -> int:
-    """Makes the device this thread's; returns the one before, or -1 for none."""
+    """Makes the device this thread's, or with -1 none; returns the one before, or -1 for none."""
     before = _current()
-    if number not in (before, _NO_DEVICE):
-        _call("cuCtxSetCurrent", _context(number))
+    if number != before:
+        context = ctypes.c_void_p() if number == _NO_DEVICE else _context(number)
+        _call("cuCtxSetCurrent", context)
     return before
 
 

@@ -89,8 +89,33 @@ inline cudaError_t cudaGetDevice(int* device) {
   *device = 0;
   return cudaSuccess;
 }
+
+// A thread has none until it selects the device.
+inline void*& simt_context() {
+  static thread_local void* context = nullptr;
+  return context;
+}
 inline cudaError_t cudaSetDevice(int device) {
-  return device == 0 ? cudaSuccess : cudaErrorInvalidDevice;
+  if (device != 0) return cudaErrorInvalidDevice;
+  static int primary;
+  simt_context() = &primary;
+  return cudaSuccess;
+}
+inline int cuCtxGetCurrent(void** context) {
+  *context = simt_context();
+  return 0;
+}
+inline int cuCtxSetCurrent(void* context) {
+  simt_context() = context;
+  return 0;
+}
+constexpr unsigned long long cudaEnableDefault = 0;
+inline cudaError_t cudaGetDriverEntryPointByVersion(const char* name, void** function, unsigned,
+                                                    unsigned long long) {
+  *function = nullptr;
+  if (!strcmp(name, "cuCtxGetCurrent")) *function = reinterpret_cast<void*>(&cuCtxGetCurrent);
+  if (!strcmp(name, "cuCtxSetCurrent")) *function = reinterpret_cast<void*>(&cuCtxSetCurrent);
+  return *function ? cudaSuccess : cudaErrorInvalidValue;
 }
 inline cudaError_t cudaRuntimeGetVersion(int* version) {
   *version = 13000;

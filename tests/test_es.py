@@ -17,11 +17,12 @@ from scalar_rules import F
 
 from evokern import Affine, Conv2d, Dense, Flatten, MaxPool2d, Network, Residual, ops
 from evokern.__main__ import main
+from evokern.checkpoint import load_network
 from evokern.drivers.es import ES, ESConfig, mutated_slices, next_generation
 from evokern.drivers.train_es import train_es
 from evokern.drivers.watch import WatchConfig
 from evokern.errors import ArgumentError, DtypeError, FitnessError, ObjectiveError, ShapeError
-from evokern.layout import rows_of
+from evokern.layout import DenseGenes, GenomeLayout, rows_of
 from evokern.metrics import read_metrics
 from evokern.nes import rank_utilities
 from evokern.problems import datasets
@@ -455,6 +456,27 @@ class TestRuns:
         )
         assert json.loads((tmp_path / "config.json").read_text())["algorithm"] == "es"
         assert train_es(problem, self.CONFIG, tmp_path, self.OPTIONS) == result
+
+    @pytest.mark.parametrize("indirect", [False, True])
+    def test_its_network_is_the_phenotype(
+        self, dataset: Dataset, tmp_path: Path, indirect: bool
+    ) -> None:
+        """What is saved has the accuracy of the result, not the genes."""
+        shared = GenomeLayout((DenseGenes(LAYOUT.size // 2, 1),))
+        own: dict[str, Any] = {"phenotype": lambda genes: np.resize(genes, LAYOUT.size)}
+        problem = Classification(
+            dataset,
+            NETWORK,
+            ClassificationConfig(batch=32, phenotype="direct" if indirect else "sign"),
+            seed=5,
+            **(own | {"layout": shared} if indirect else {}),
+        )
+        config = replace(self.CONFIG, units=(), generations=20)
+        result = train_es(problem, config, tmp_path, self.OPTIONS)
+        _, tensors, _ = load_network(tmp_path / "best.safetensors")
+        direct = problem_of(dataset)
+        weights = np.atleast_2d(tensors["genomes"])
+        assert direct.accuracy(weights, direct.test)[0] == result.test_accuracy
 
     @pytest.mark.parametrize("stop", [7, 20, 33])
     def test_a_run_resumes_with_the_same_bits(

@@ -113,5 +113,5 @@ def _finish(es: ES, problem: Classification, run: Run) -> ESResult:
         holdout_accuracy=float(problem.accuracy(es.average, problem.holdout)[0]),
         test_accuracy=float(problem.accuracy(es.average, problem.test)[0]),
     )
-    finish(run, problem, result, best=_devices.to_host(es.average)[0])
+    finish(run, problem, result, best=problem.weights(_devices.to_host(es.average)[0]))
     return result

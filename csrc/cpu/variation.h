@@ -118,11 +118,11 @@ EVK_INLINE bool vectors_fit(const float* rows, i64 stride) {
 // O is one offspring: `source`, `parent_count`, `rate_threshold`, the genomes `parent0` and
 // `parent(r)`, which begin with gene `origin`, and `weight(r)`.
 
-// Genes of parents 1 .. R-1 where the CROSSOVER word says so.
+// Genes from place `at` on: those of parents 1 .. R-1 where the CROSSOVER word says so. `which`,
+// the words of CROSSOVER_PARENT, is not read with two parents.
 template <class O>
-EVK_INLINE FloatGroup recombine_uniform(const O& o, i64 gene, i64 count) {
-  const i64 at = gene - o.origin;
-  const WordGroup words = draw_words(o.source, gene, kCrossover);
+EVK_INLINE FloatGroup choose_genes(const O& o, i64 at, i64 count, const WordGroup& words,
+                                   const WordGroup& which) {
   const Word last = bernoulli_last<Float>(o.rate_threshold);
   FloatGroup child = load_group(o.parent0 + at, count);
   if (o.parent_count == 2) {
@@ -132,7 +132,6 @@ EVK_INLINE FloatGroup recombine_uniform(const O& o, i64 gene, i64 count) {
     }
     return child;
   }
-  const WordGroup which = draw_words(o.source, gene, kCrossoverParent);
   const u32 others = static_cast<u32>(o.parent_count - 1);
   for (i64 r = 1; r <= others; ++r) {
     const FloatGroup other = load_group(o.parent(r) + at, count);
@@ -144,6 +143,14 @@ EVK_INLINE FloatGroup recombine_uniform(const O& o, i64 gene, i64 count) {
     }
   }
   return child;
+}
+
+template <class O>
+EVK_INLINE FloatGroup recombine_uniform(const O& o, i64 gene, i64 count) {
+  const WordGroup words = draw_words(o.source, gene, kCrossover);
+  if (o.parent_count == 2) return choose_genes(o, gene - o.origin, count, words, words);
+  const WordGroup which = draw_words(o.source, gene, kCrossoverParent);
+  return choose_genes(o, gene - o.origin, count, words, which);
 }
 
 template <class O>
@@ -175,44 +182,42 @@ EVK_INLINE FloatGroup recombine(const O& o, i64 gene, i64 count, CrossoverKind k
   }
 }
 
-// Row-wise crossover of `count` <= kGroup output units that start at `unit` (numbered over all
+// Output units whose words are drawn at once: the rows of most layers are then written in order.
+constexpr i64 kUnits = 1024;
+
+EVK_INLINE WordGroup load_words(const u32* p) {
+  WordGroup words;
+  memcpy(words.part, p, sizeof words.part);
+  return words;
+}
+
+// Row-wise crossover of `count` <= kUnits output units that start at `unit` (numbered over all
 // blocks) and own the genes gene + row * outputs for each row; of these, [begin, end).
 template <class O>
 EVK_INLINE void recombine_units(const O& o, float* out, i64 unit, i64 gene, i64 outputs, i64 rows,
                                 i64 count, i64 begin, i64 end) {
-  const i64 others = o.parent_count - 1;
-  const u64 threshold = o.rate_threshold;
-  const float* chosen[kGroup];
   // Counters come in blocks of four, units start anywhere.
-  u32 words[2 * kGroup] = {}, which[2 * kGroup] = {};
-  const i64 aligned = unit & ~i64{3};
-  for (int half = 0; half < 2; ++half) {
-    const i64 start = aligned + half * kGroup;
-    const WordGroup w = draw_words(o.source, start, kCrossover);
-    memcpy(words + half * kGroup, w.part, sizeof w.part);
-    if (others > 1) {
-      const WordGroup p = draw_words(o.source, start, kCrossoverParent);
-      memcpy(which + half * kGroup, p.part, sizeof p.part);
+  const i64 aligned = unit & ~i64{3}, shift = unit - aligned;
+  u32 words[kUnits + 2 * kGroup] = {}, which[kUnits + 2 * kGroup] = {};
+  for (i64 i = 0; i < shift + count; i += kGroup) {
+    const WordGroup drawn = draw_words(o.source, aligned + i, kCrossover);
+    memcpy(words + i, drawn.part, sizeof drawn.part);
+    if (o.parent_count > 2) {
+      const WordGroup parents = draw_words(o.source, aligned + i, kCrossoverParent);
+      memcpy(which + i, parents.part, sizeof parents.part);
     }
-  }
-  for (i64 i = 0; i < count; ++i) {
-    const i64 at = unit - aligned + i;
-    const i64 other = 1 + static_cast<i64>((static_cast<u64>(which[at]) * others) >> 32);
-    chosen[i] = words[at] < threshold ? o.parent(other) : o.parent0;
-  }
-  const i64 origin = o.origin;
-  if (begin <= gene && gene + (rows - 1) * outputs + count <= end) {  // the most common case
-    for (i64 row = 0; row < rows; ++row) {
-      const i64 at = gene - origin + row * outputs;
-      for (i64 i = 0; i < count; ++i) out[at + i] = chosen[i][at + i];
-    }
-    return;
   }
   for (i64 row = begin > gene ? (begin - gene) / outputs : 0; row < rows; ++row) {
-    const i64 start = gene + row * outputs;
-    const i64 from = start < begin ? begin - start : 0;
-    const i64 to = start + count > end ? end - start : count;
-    for (i64 i = from; i < to; ++i) out[start - origin + i] = chosen[i][start - origin + i];
+    const i64 first = gene + row * outputs;
+    const i64 last = first + count < end ? first + count : end;
+    for (i64 g = first < begin ? begin : first; g < last; g += kGroup) {
+      const i64 left = last - g < kGroup ? last - g : kGroup;
+      const i64 at = g - o.origin, word = shift + g - first;
+      const FloatGroup child =
+          choose_genes(o, at, left, load_words(words + word), load_words(which + word));
+      store_group(out + at, child, left, false);
+    }
+    if (last == end) return;
   }
 }
 
@@ -226,9 +231,9 @@ EVK_INLINE void recombine_rows(const O& o, const GenePart* parts, i64 part_count
     i64 rows = parts[i].rows;
     for (++i; i < part_count && parts[i].continues; ++i) rows += parts[i].rows;
     const i64 next = gene + rows * outputs;
-    for (i64 at = 0; at < outputs && gene < end && next > begin; at += kGroup) {
+    for (i64 at = 0; at < outputs && gene < end && next > begin; at += kUnits) {
       const i64 left = outputs - at;
-      recombine_units(o, out, unit + at, gene + at, outputs, rows, left < kGroup ? left : kGroup,
+      recombine_units(o, out, unit + at, gene + at, outputs, rows, left < kUnits ? left : kUnits,
                       begin, end);
     }
     gene = next;

@@ -57,7 +57,7 @@ void run_layer(const DenseOperands& d, const Step& s, i64 outputs, i64 samples, 
   Lookahead nothing({}, {});
   const bool relu = !sums && s.activation == activation_code::relu;
   dense_tile<Fp32>(d, s.inputs, outputs, samples, relu, nothing);
-  if (!relu && !sums) activate_in_place(d.y, outputs * kTile, s.activation, s.slope);
+  if (!relu && !sums) activate_tile(d.y, outputs, samples, s.activation, s.slope);
 }
 
 DenseOperands of_centre(const Step& s, const float* x, Tile y) {
@@ -80,14 +80,14 @@ void subtract_rows(Tile y, const float* x, i64 features) {
 }
 
 // y = activation(y + x)
-void add_rows(Tile y, const float* x, const Step& s) {
+void add_rows(Tile y, const float* x, const Step& s, i64 samples) {
   const Float zero = Element<Float>::all(0.0f);
   const bool relu = s.activation == activation_code::relu;
   for (i64 i = 0; i < s.outputs * kTile; i += kLanes) {
     const Float v = load(y + i) + load(x + i);
     store(y + i, relu ? Element<Float>::select(v < zero, zero, v) : v);
   }
-  if (!relu) activate_in_place(y, s.outputs * kTile, s.activation, s.slope);
+  if (!relu) activate_tile(y, s.outputs, samples, s.activation, s.slope);
 }
 
 // The outputs [outputs, kTile] of one mutant on one tile. `y` and `free` take turns.
@@ -108,7 +108,7 @@ const float* run_mutant(const MutantParams& m, const Plan& plan, i64 slot, i64 s
     const float* weights = next.weights.of<float>(0) + first * next.outputs;
     dense_tile<Fp32>(DenseOperands{y, weights, next.outputs, m.zeros, free}, m.units, next.outputs,
                      samples, false, nothing);
-    add_rows(free, values + plan.hidden * kTile, next);
+    add_rows(free, values + plan.hidden * kTile, next, samples);
     const Tile done = y;
     y = free;
     free = done;

@@ -105,7 +105,7 @@ EVK_INLINE void store_losses(const NetworkParams& p, const SampleResults& result
   u8* right = results.right + slot * p.samples + first;
   if (p.loss == Loss::kCrossEntropy) {
     float log_sums[kTile], predictions[kTile];
-    for (int v = 0; v < kTile; v += kLanes) {
+    for (i64 v = 0; v < count; v += kLanes) {
       const auto e = log_sum_exp<Float>(classes, [&](i64 c) { return load(z + c * kTile + v); });
       store(log_sums + v, e.value);
       store(predictions + v, e.prediction);
@@ -153,6 +153,13 @@ using Tile = float*;
 EVK_INLINE i64 samples_in_tile(const NetworkParams& p, i64 tile) {
   const i64 left = p.samples - tile * kTile;
   return left < kTile ? left : kTile;
+}
+
+// The samples of a tile's rows; what else is in it is nobody's.
+EVK_INLINE void activate_tile(Tile y, i64 rows, i64 samples, int activation, float slope) {
+  const i64 used = ceil_div(samples, kLanes) * kLanes;
+  if (used == kTile) return activate_in_place(y, rows * kTile, activation, slope);
+  for (i64 row = 0; row < rows; ++row) activate_in_place(y + row * kTile, used, activation, slope);
 }
 
 // Some samples, feature by feature; what is missing is +0.

@@ -77,8 +77,8 @@ void affine_tile(Tile y, const Step& s, const float* scale, const float* shift) 
 
 // --- one call -----------------------------------------------------------------------------------
 
-// How a call is cut: the head (steps before the first with parameters) runs once per tile when the
-// batch is shared; the rest runs once per slot and tile.
+// How a call is cut: the head (steps before the first with parameters) runs once per tile when
+// slots share the batch; the rest runs once per slot and tile.
 struct Plan {
   i64 head_steps, head_features, last_dense;
   i64 tile_features;  // widest row count between steps
@@ -112,7 +112,7 @@ i64 prepared_floats(const NetworkParams& p, const Step& s) {
 Plan make_plan(const NetworkParams& p) {
   Plan plan{};
   plan.threads = omp_get_max_threads();
-  plan.shared_batch = p.x_slot_stride == 0;
+  plan.shared_batch = p.x_slot_stride == 0 && p.slots > 1;
   plan.prepares = p.bf16 || p.bf16_bank;
   plan.only_dense = true;
   plan.tile_features = plan.head_features = p.inputs;
@@ -173,11 +173,12 @@ void advance(Buffers& b) {
 
 // Loads a tile and runs the head. The result is b.current.
 void run_head(const NetworkParams& p, const Plan& plan, i64 slot, i64 tile, Buffers& b) {
+  const i64 samples = samples_in_tile(p, tile);
   load_tile(p, slot, tile, b.current);
   for (i64 i = 0; i < plan.head_steps; ++i) {
     const Step& step = p.steps[i];
     if (step.kind == StepKind::kActivation) {
-      activate_in_place(b.current, step.outputs * kTile, step.activation, step.slope);
+      activate_tile(b.current, step.outputs, samples, step.activation, step.slope);
     } else {
       pool_tile(b.current, step, b.next);
       advance(b);
@@ -238,7 +239,7 @@ void dense_step(const NetworkParams& p, const Step& s, i64 slot, i64 samples, co
   } else {
     dense_tile<Fp32>(d, s.inputs, s.outputs, samples, relu, lookahead);
   }
-  if (!relu) activate_in_place(b.next, s.outputs * kTile, s.activation, s.slope);
+  if (!relu) activate_tile(b.next, s.outputs, samples, s.activation, s.slope);
   advance(b);
 }
 
@@ -261,17 +262,18 @@ void conv_step(const NetworkParams& p, const Step& s, i64 slot, i64 samples, con
   conv.positions = s.out_height * s.out_width;
   conv.relu = relu;
   p.bf16 ? conv_tile<Bf16>(conv, samples) : conv_tile<Fp32>(conv, samples);
-  if (!relu) activate_in_place(b.next, s.outputs * kTile, s.activation, s.slope);
+  if (!relu) activate_tile(b.next, s.outputs, samples, s.activation, s.slope);
   advance(b);
 }
 
-void affine_step(const Step& s, i64 slot, const float* x, const float* prepared, Buffers& b) {
+void affine_step(const Step& s, i64 slot, i64 samples, const float* x, const float* prepared,
+                 Buffers& b) {
   const float* scale = prepared ? prepared : s.scale.of<float>(slot);
   const float* shift = prepared ? prepared + s.channels : s.shift.of<float>(slot);
   // A shared head is not ours to change.
   if (x != b.current) memcpy(b.current, x, static_cast<size_t>(s.inputs * kTile) * sizeof(float));
   affine_tile(b.current, s, scale, shift);
-  activate_in_place(b.current, s.outputs * kTile, s.activation, s.slope);
+  activate_tile(b.current, s.outputs, samples, s.activation, s.slope);
 }
 
 // The weights of dense step i for one slot.
@@ -322,10 +324,10 @@ const float* run_tile(const NetworkParams& p, const Plan& plan, const Workspace&
         conv_step(p, step, slot, samples, x, prepared, b);
         break;
       case StepKind::kAffine:
-        affine_step(step, slot, x, prepared, b);
+        affine_step(step, slot, samples, x, prepared, b);
         break;
       case StepKind::kActivation:
-        activate_in_place(b.current, step.outputs * kTile, step.activation, step.slope);
+        activate_tile(b.current, step.outputs, samples, step.activation, step.slope);
         break;
       default:
         pool_tile(b.current, step, b.next);

@@ -48,6 +48,9 @@ from evokern.layers import (
 MIN_TILE_SAMPLES = 12
 """Samples from which tiles are faster than single samples."""
 
+MIN_TILE_SAMPLES_OF_SMALL = 5
+"""The same for small genomes, whose weights do not come from memory."""
+
 MOST_TILE_FEATURES = 65536
 """Features that a layer on tiles may read or write: a tile is 32 or 64 samples of them."""
 
@@ -55,7 +58,7 @@ MOST_TILE_FEATURES_OF_IMAGES = 4096
 """The same for networks with convolutions: their tiles stay in the second cache."""
 
 SMALL_GENOME = 8192
-"""Genes of dense layers up to which tiles are always faster."""
+"""Genes of dense layers up to which a genome is small."""
 
 
 @lru_cache(maxsize=256)
@@ -83,7 +86,7 @@ def use_tiles(layers: tuple[Layer, ...], input_shape: Shape, genes: int, samples
     """Whether a network of this genome is faster on tiles with so many samples."""
     least = MIN_TILE_SAMPLES
     if genes <= SMALL_GENOME and not _has(layers, Conv2d):
-        least = 1  # the weights do not come from memory
+        least = MIN_TILE_SAMPLES_OF_SMALL
     return samples >= least and _has_tiles(layers, input_shape)
 
 

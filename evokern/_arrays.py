@@ -36,8 +36,10 @@ def to_view(name: str, value: Array) -> Host:
         _refuse_grad(name, value)
         try:
             view: Host = value.numpy()  # a quarter of the time of DLPack
-        except (RuntimeError, TypeError):
-            pass  # what is wrong is found out below
+        except (RuntimeError, TypeError) as error:
+            if not _devices.on_device(value) and not _on_device(value):
+                wanted = "a tensor that NumPy can take"
+                raise DtypeError(message(name, wanted, str(error))) from error
         else:
             return view
     if _devices.on_device(value):
@@ -63,8 +65,6 @@ def _to_host(name: str, value: Array) -> Host:
         raise BackendError(
             message(name, "an array on the host", "an array on a device", "copy it to the host")
         )
-    if _is_tensor(value):
-        raise DtypeError(message(name, "an element type that NumPy has", str(value.dtype)))
     if hasattr(value, "__dlpack__"):
         try:
             return np.from_dlpack(value)
@@ -180,6 +180,8 @@ def expect_weights(name: str, value: Array, shape: str) -> Host:
 def _bits_of_bf16(name: str, value: Array) -> Array:
     if isinstance(value, np.ndarray):
         return value.view(np.uint16)
+    if not _is_tensor(value):
+        return value  # whose type is refused
     import torch
 
     _refuse_grad(name, value)
@@ -281,7 +283,7 @@ def expect_writable(array: Host) -> None:
             raise LayoutError(
                 message("out", "rows that do not overlap", f"strides {array.strides} bytes")
             )
-        needed = max(needed, abs(stride) * length)
+        needed += abs(stride) * (length - 1)
 
 
 def _by_stride(axis: tuple[int, int]) -> int:

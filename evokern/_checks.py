@@ -100,7 +100,7 @@ def expect_no_parent_overwritten(
         got = f"row {clash[0]}, a parent of this call"
         raise ArgumentError(message("out_rows", "rows of out that are no parents", got))
     if np.shares_memory(layout_of(out), layout_of(genomes)):
-        mend = "write to another array, or pass out_rows without parents"
+        mend = "write to another array, or to genomes itself with out_rows that are no parents"
         raise ArgumentError(message("out", "memory apart from genomes", "an overlap", mend))
 
 

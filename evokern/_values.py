@@ -12,6 +12,7 @@ from evokern.errors import ArgumentError, DtypeError, message
 
 _UINT32_MAX = 2**32 - 1
 _UINT64_MAX = 2**64 - 1
+_FLOAT32_MAX = float(np.finfo(np.float32).max)
 
 
 def assign(settings: object, name: str, value: object) -> None:
@@ -66,18 +67,20 @@ def probability(name: str, value: float) -> float:
 
 
 def non_negative_number(name: str, value: float) -> float:
-    if type(value) is float and 0.0 <= value < math.inf:
+    if type(value) is float and 0.0 <= value <= _FLOAT32_MAX:
         return value
     converted = number(name, value)
-    if not 0.0 <= converted < math.inf:
-        raise ArgumentError(message(name, "a finite number >= 0", repr(value)))
+    if not 0.0 <= converted <= _FLOAT32_MAX:
+        raise ArgumentError(
+            message(name, "a finite number >= 0 that float32 can hold", repr(value))
+        )
     return converted
 
 
 def finite_number(name: str, value: float) -> float:
     converted = number(name, value)
-    if not math.isfinite(converted):
-        raise ArgumentError(message(name, "a finite number", repr(value)))
+    if not abs(converted) <= _FLOAT32_MAX:
+        raise ArgumentError(message(name, "a finite number that float32 can hold", repr(value)))
     return converted
 
 

@@ -255,6 +255,16 @@ def pool_output(layer: Pool2d | Conv2d, height: int, width: int) -> tuple[int, i
     return (height + 2 * ph - kh) // sh + 1, (width + 2 * pw - kw) // sw + 1
 
 
+def _expect_places(layer: Conv2d, channels: int, height: int, width: int) -> None:
+    """Kernels count the places of a padded image in 32 bits."""
+    *_, ph, pw = layer.geometry()
+    places = channels * (height + 2 * ph) * (width + 2 * pw)
+    if places > _MOST_PIXELS:
+        wanted = f"a padded image of at most {_MOST_PIXELS} elements"
+        got = f"{channels}x{height + 2 * ph}x{width + 2 * pw}"
+        raise ShapeError(message("padding", wanted, got))
+
+
 def output_shape(layer: Layer, shape: Shape) -> Shape:
     """Shape of a sample behind ``layer``; ShapeError where ``shape`` does not fit it."""
     match layer:
@@ -269,7 +279,8 @@ def output_shape(layer: Layer, shape: Shape) -> Shape:
                 raise ShapeError(message("input", f"at most {MAX_INPUTS} features", str(shape[0])))
             return (layer.outputs,)
         case Conv2d():
-            return (layer.outputs, *pool_output(layer, *_image(shape)[1:]))
+            _expect_places(layer, *_image(shape))
+            return (layer.outputs, *pool_output(layer, *shape[1:]))
         case MaxPool2d() | AvgPool2d():
             return (shape[0], *pool_output(layer, *_image(shape)[1:]))
         case GlobalAvgPool():

@@ -431,9 +431,21 @@ WRONG: list[tuple[Any, dict[str, Any], type[EvokernError], str]] = [
         (update, {name: value}, error, words)
         for name in ("learning_rate", "min_probability")
         for value, error, words in (
-            (-0.1, ArgumentError, f"{name}: expected a finite number >= 0, got -0.1"),
-            (np.nan, ArgumentError, f"{name}: expected a finite number >= 0, got nan"),
-            (np.inf, ArgumentError, f"{name}: expected a finite number >= 0, got inf"),
+            (
+                -0.1,
+                ArgumentError,
+                f"{name}: expected a finite number >= 0 that float32 can hold, got -0.1",
+            ),
+            (
+                np.nan,
+                ArgumentError,
+                f"{name}: expected a finite number >= 0 that float32 can hold, got nan",
+            ),
+            (
+                np.inf,
+                ArgumentError,
+                f"{name}: expected a finite number >= 0 that float32 can hold, got inf",
+            ),
             ("1", DtypeError, f"{name}: expected a number, got str '1'"),
         )
     ),

@@ -12,7 +12,7 @@ from cases import F, numbers
 from numpy.testing import assert_array_equal
 
 from evokern import ops
-from evokern.errors import ArgumentError, BackendError, DtypeError, ShapeError
+from evokern.errors import ArgumentError, BackendError, DtypeError, MemoryLimitError, ShapeError
 from evokern.layers import AvgPool2d, Conv2d, Dense, Elman, Flatten, Layer, MaxPool2d
 from evokern.layout import DenseGenes, GenomeLayout
 from evokern.lineage import Lineages, Recipe, founders
@@ -236,6 +236,28 @@ def test_results_do_not_depend_on_which_slope_came_first() -> None:
             DtypeError,
             "genomes: expected an array without a mask, got a masked array",
         ),
+        (
+            lambda: Dense(3, "leaky_relu", 1e39),
+            ArgumentError,
+            r"negative_slope: expected a finite number that float32 can hold, got 1e\+39",
+        ),
+        (
+            lambda: ops.mutate_sigma(np.ones(2, F), tau=1e39, seed=0, generation=1),
+            ArgumentError,
+            r"tau: expected a finite number >= 0 that float32 can hold, got 1e\+39",
+        ),
+        (
+            lambda: ops.conv2d_forward(
+                numbers(1, 1, 1, 1, 1), numbers(1, 1, 1), kernel=1, stride=2**20, padding=2**20
+            ),
+            ShapeError,
+            "padding: expected a padded image of at most 2147483647 elements, got 1x2097153",
+        ),
+        (
+            lambda: ops.max_pool2d(np.zeros((1, 3, 0, 4), F), 2, padding=1),
+            ShapeError,
+            r"x: expected float32 \[..., C, H, W\] with H, W >= 1, got \[1, 3, 0, 4\]",
+        ),
     ],
 )
 def test_what_is_refused(make: Any, error: type[Exception], words: str) -> None:
@@ -330,3 +352,41 @@ def test_what_dlpack_cannot_give_is_named() -> None:
         DtypeError, match=r"^genomes: expected an array that NumPy can take by DLPa"
     ):
         ops.network_forward(Capsule(POOL.astype(other)), NETWORK, x)
+
+
+@pytest.mark.parametrize("backend", ["reference", "cpu"])
+def test_out_may_have_gaps_at_an_odd_axis(backend: str) -> None:
+    x, w = numbers(2, 3, 5), numbers(2, 5, 4)
+    memory = np.zeros((2, 5, 4), F)
+    wanted = ops.dense_forward(x, w, backend=backend)
+    ops.dense_forward(x, w, out=memory[:, ::2], backend=backend)
+    assert_array_equal(memory[:, ::2], wanted)
+    assert_array_equal(memory[:, 1::2], np.zeros((2, 2, 4), F))
+
+
+@pytest.mark.parametrize("backend", ["reference", "cpu"])
+def test_pools_take_images_with_gaps(backend: str) -> None:
+    x = numbers(2, 9, 6, 4)
+    for view in (x[:, :5], x[:, ::2], x[:, :, 1:5]):
+        for pool in (ops.max_pool2d, ops.avg_pool2d):
+            wanted = pool(view.copy(), 2, backend=backend)
+            assert_array_equal(pool(view, 2, backend=backend), wanted)
+
+
+def test_one_network_on_a_batch_that_nobody_shares() -> None:
+    network = Network((Flatten(), Dense(3, "tanh"), Dense(2)), (1, 2, 2))
+    genomes = ops.init_genomes(network.layout, 3, seed=1)
+    x, labels = numbers(150, 1, 2, 2), np.arange(150) % 2
+    together = ops.network_loss(genomes, network, x, labels)
+    for i in range(3):
+        alone = ops.network_loss(genomes[i : i + 1], network, x, labels)
+        assert_array_equal(np.concatenate(alone), [together[0][i], together[1][i]])
+
+
+def test_scratch_memory_that_is_not_there_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    network = Network.mlp(64, [], 2)
+    genomes = ops.init_genomes(network.layout, 2, seed=0)
+    x, y = np.zeros((300_000, 64), np.uint8), np.zeros(300_000, np.int64)
+    monkeypatch.setattr("evokern.memory.available_bytes", lambda: 1 << 20)
+    with pytest.raises(MemoryLimitError, match=r"^scratch memory: 0\.\d+ GB asked, 0\.00 GB there"):
+        ops.network_loss(genomes, network, x, y, x_scale=1.0)

@@ -309,7 +309,12 @@ WRONG: list[tuple[Callable[..., Any], dict[str, Any], type[EvokernError], str]] 
     (vary, bank(9, 9) | {"out_rows": ints(5, 6)}, ShapeError, "out_rows: expected [S] = [3]"),
     (vary, bank(9, 9) | {"out_rows": np.arange(5, 8)}, DtypeError, "out_rows: ...int64"),
     # mutate_sigma
-    (adapt, {"tau": -1.0}, ArgumentError, "tau: expected a finite number >= 0, got -1.0"),
+    (
+        adapt,
+        {"tau": -1.0},
+        ArgumentError,
+        "tau: expected a finite number >= 0 that float32 can hold, got -1.0",
+    ),
     (adapt, {"tau": np.inf}, ArgumentError, "tau: ...got inf"),
     (adapt, {"tau": np.nan}, ArgumentError, "tau: ...got nan"),
     (adapt, {"sigma": np.array([-1], F)}, ArgumentError, "sigma: ...sigma[0] = -1"),
@@ -375,7 +380,7 @@ WRONG: list[tuple[Callable[..., Any], dict[str, Any], type[EvokernError], str]] 
         "out: expected memory apart from x",
     ),
     # pools
-    (largest, {"x": numbers(4, 4)}, ShapeError, "x: expected float32 [..., C, H, W], got [4, 4]"),
+    (largest, {"x": numbers(4, 4)}, ShapeError, "x: expected float32 [..., C, H, W]...got [4, 4]"),
     (largest, {"kernel": 5}, ShapeError, "kernel: expected at most the padded input 4x4, got 5x5"),
     (
         largest,

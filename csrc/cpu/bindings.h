@@ -81,12 +81,14 @@ using Memory = std::unique_ptr<void, AlignedDelete>;
 inline Memory allocate(size_t bytes) { return Memory(::operator new(bytes, std::align_val_t{64})); }
 
 // Scratch memory of the calling thread. Small ones are kept: new pages cost more than a small call.
+// Raises MemoryLimitError where the machine has not so much.
 class Scratch {
  public:
   explicit Scratch(size_t bytes) {
     thread_local Memory kept;
     thread_local size_t kept_bytes = 0;
     if (bytes > kMostKept) {
+      py::module_::import("evokern.memory").attr("check_fits")(bytes, "scratch memory");
       own_ = allocate(bytes);
       memory_ = own_.get();
       return;

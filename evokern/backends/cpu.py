@@ -353,7 +353,7 @@ def _pool2d(
 ) -> None:
     images = x.reshape(-1, *x.shape[2:])
     results = out.reshape(-1, *out.shape[2:])
-    if np.may_share_memory(results, out):
+    if np.may_share_memory(images, x) and np.may_share_memory(results, out):
         _cpu.pool2d(images, results, list(geometry), largest, count_include_pad)
         return
     # Channels and images are not at one distance from each other.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from evokern._arrays import Array, expect, expect_shape, like, output
+from evokern._arrays import Array, Host, expect, expect_shape, like, output
 from evokern._checks import (
     batch_of,
     expect_mergeable,
@@ -204,10 +204,7 @@ def global_avg_pool(x: Array, *, out: Array | None = None, backend: str = "auto"
         out: float32 [..., C] to write to.
         backend: see the module.
     """
-    values = expect("x", x, np.float32, "[..., C, H, W]", None)
-    if values.ndim < 3 or min(values.shape[-2:]) < 1:
-        wanted = "[..., C, H, W] with H, W >= 1"
-        raise ShapeError(message("x", wanted, f"{list(values.shape)}"))
+    values = _images("x", x)
     target = output(out, values.shape[:-2], "[..., C]", x=values)
     compute = choose("global_avg_pool", backend, "x out", values, target)
     if target.size:
@@ -284,6 +281,15 @@ def affine(
     return out if out is not None else like(x)(target)
 
 
+def _images(name: str, x: Array) -> Host:
+    """x as float32 [..., C, H, W]."""
+    values = expect(name, x, np.float32, "[..., C, H, W]", None)
+    if values.ndim < 3 or min(values.shape[-2:]) < 1:
+        wanted = "float32 [..., C, H, W] with H, W >= 1"
+        raise ShapeError(message(name, wanted, f"{list(values.shape)}"))
+    return values
+
+
 def _pool(
     x: Array,
     layer: MaxPool2d | AvgPool2d,
@@ -292,9 +298,7 @@ def _pool(
     out: Array | None,
     backend: str,
 ) -> Array:
-    values = expect("x", x, np.float32, "[..., C, H, W]", None)
-    if values.ndim < 3:
-        raise ShapeError(message("x", "float32 [..., C, H, W]", f"{list(values.shape)}"))
+    values = _images("x", x)
     shape = (*values.shape[:-2], *pool_output(layer, *values.shape[-2:]))
     target = output(out, shape, "[..., C, H', W']", x=values)
     compute = choose(op, backend, "x out", values, target)

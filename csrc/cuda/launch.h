@@ -16,11 +16,20 @@ int launch(void (*kernel)(P...), dim3 grid, dim3 block, size_t shared_bytes, voi
 
 #else
 
+// Not as <<<...>>>, whose error is the last of any call, earlier ones too.
+template <class... P>
+int launch_values(void (*kernel)(P...), dim3 grid, dim3 block, size_t shared_bytes, void* stream,
+                  P... values) {
+  void* addresses[] = {&values...};
+  return static_cast<int>(cudaLaunchKernel(reinterpret_cast<const void*>(kernel), grid, block,
+                                           addresses, shared_bytes,
+                                           static_cast<cudaStream_t>(stream)));
+}
+
 template <class... P, class... A>
 int launch(void (*kernel)(P...), dim3 grid, dim3 block, size_t shared_bytes, void* stream,
            const A&... a) {
-  kernel<<<grid, block, shared_bytes, static_cast<cudaStream_t>(stream)>>>(static_cast<P>(a)...);
-  return static_cast<int>(cudaGetLastError());
+  return launch_values<P...>(kernel, grid, block, shared_bytes, stream, static_cast<P>(a)...);
 }
 
 #endif

@@ -28,7 +28,8 @@ def report(console: Console | None = None) -> None:
     console.print(_facts())
     console.print(_matrix(absent))
     for backend, reason in absent.items():
-        console.print(f"{backend}: {reason}", highlight=False)
+        text = f"{backend}: {reason}"
+        console.print(text, highlight=False, markup=False, emoji=False, soft_wrap=True)
 
 
 def _facts() -> Table:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 from collections.abc import Iterator
 from dataclasses import replace
@@ -14,12 +15,14 @@ from ea_oracle import Individual, NoisyProblem, first_population, next_populatio
 from hypothesis import given, reject, settings
 from hypothesis import strategies as st
 from numpy.testing import assert_array_equal
+from rich.console import Console
 from scalar_rules import LAYOUT, F
 
-from evokern import Dense, Flatten, MaxPool2d, Network, ops
+from evokern import Dense, Flatten, MaxPool2d, Network, doctor, ops
 from evokern.__main__ import main
 from evokern.checkpoint import load_network, save_network
 from evokern.commands.ea import PRESETS, PresetName
+from evokern.commands.training import Report
 from evokern.drivers.ea import (
     EA,
     EAConfig,
@@ -512,6 +515,20 @@ def test_the_command_reports_missing_data_without_a_traceback(monkeypatch, capsy
     monkeypatch.setattr(datasets, "load", fail)
     assert main(["ea", "mnist"]) == 1
     assert capsys.readouterr().err == "evokern ea: mnist: no source answered\n"
+
+
+def test_what_is_told_of_a_run_names_its_folder_as_it_is(tmp_path, capsys):
+    report = Report(tmp_path / "exp:x:1[red]", "unused", {})
+    report.start("3 networks")
+    assert capsys.readouterr().out == f"3 networks, in {tmp_path}/exp:x:1[red]\n"
+
+
+def test_doctor_tells_reasons_as_they_are(monkeypatch):
+    reason = f"is not installed; {'long ' * 40}try pip install 'evokern[triton]' :x:"
+    monkeypatch.setattr(doctor, "why_not", lambda backend: reason)
+    output = io.StringIO()
+    doctor.report(Console(file=output, width=80))
+    assert f"triton: {reason}\n" in output.getvalue()
 
 
 def test_doctor_names_every_op_and_the_reason_for_empty_cells(capsys):

@@ -37,7 +37,7 @@ class Report:
     def __init__(self, wanted: Path | None, default: str, settings: Mapping[str, Any]) -> None:
         self.folder = wanted or run_folder(Path("runs") / default, settings)
         self._finished_before = (self.folder / RESULT).exists()
-        self._console = Console(highlight=False, markup=False, soft_wrap=True)
+        self._console = Console(highlight=False, markup=False, emoji=False, soft_wrap=True)
 
     def start(self, what: str) -> None:
         """Before the run."""

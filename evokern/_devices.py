@@ -199,7 +199,7 @@ def _cuda_place(number: int) -> tuple[Library, Any]:
             place = module.device("cuda", number) if name == "torch" else module.cuda.Device(number)
             return LIBRARIES[name], place
         reasons.append(f"{name} sees no GPU")
-    mend = "install evokern[torch] or evokern[cuda] on a machine with one"
+    mend = "install PyTorch (evokern[torch]) or CuPy on a machine with one"
     raise BackendError(message("device", "cpu", f"cuda, but {'; '.join(reasons)}", mend))
 
 

@@ -166,3 +166,11 @@ def test_a_row_may_be_added_again(monkeypatch) -> None:
     monkeypatch.setitem(TABLE, "polish", Op({"reference": "a:b"}))
     add_op("polish", {"reference": "a:b"}, close=["reference"])
     assert TABLE["polish"].promise("reference") == "close"
+
+
+def test_what_arrays_of_a_device_need_is_named(monkeypatch) -> None:
+    for name in ("torch", "cupy"):
+        monkeypatch.setitem(sys.modules, name, None)
+    mend = r"install PyTorch \(evokern\[torch\]\) or CuPy on a machine with one"
+    with pytest.raises(BackendError, match=mend):
+        _devices.library_at("cuda")

@@ -64,7 +64,8 @@ class _Training:
     threads: int | None = None
     """Threads of the kernels; default all."""
     device: str = "cpu"
-    """Where populations and data are: cpu, cuda, cuda:1, ... The results are the same bits."""
+    """Where populations and data are: cpu, cuda, cuda:1, ... CUDA kernels give the same bits as the
+    processor; where only Triton runs, fitness differs in its last digits."""
 
 
 @dataclass(frozen=True)

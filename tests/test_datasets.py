@@ -129,6 +129,16 @@ class TestCacheDir:
         monkeypatch.setenv("HOME", "/c")
         assert cache_dir() == Path("/c/.cache/evokern/data")
 
+    def test_no_home_is_told(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        def no_home() -> Path:
+            raise RuntimeError("Could not determine home directory.")
+
+        monkeypatch.delenv("EVOKERN_DATA", raising=False)
+        monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+        monkeypatch.setattr(Path, "home", no_home)
+        with pytest.raises(DataError, match=r"Could not determine home.*; set EVOKERN_DATA"):
+            cache_dir()
+
 
 class TestLoad:
     def test_fetches_once(self, tmp_path: Path, add_set: Callable[..., None]) -> None:

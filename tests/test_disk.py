@@ -7,6 +7,8 @@ import io
 import json
 import os
 import resource
+import subprocess
+import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, redirect_stdout
@@ -293,3 +295,19 @@ def test_files_and_folders_in_the_way_are_named_as_such(tmp_path):
         files.replace_file(tmp_path / "none" / "file", b"1")
     with pytest.raises(StorageError, match="it is a folder; choose another name"):
         files.replace_file(tmp_path, b"1")
+
+
+@pytest.mark.parametrize("word", ["--version", "--help", "plot"])
+def test_output_that_cannot_be_written_is_told_without_a_traceback(word):
+    words = [word, "--help"] if word == "plot" else [word]
+    command = [sys.executable, "-m", "evokern", *words]
+    with open("/dev/full", "w") as full:
+        told = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True)
+    assert told.returncode == 1
+    assert told.stderr == f"evokern {word}: [Errno 28] No space left on device\n"
+
+
+def test_no_output_is_none_that_fails():
+    command = f"{sys.executable} -m evokern --version >&-"
+    told = subprocess.run(command, shell=True, capture_output=True, text=True)
+    assert (told.returncode, told.stderr) == (0, "")

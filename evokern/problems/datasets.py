@@ -84,7 +84,11 @@ def cache_dir() -> Path:
             raise DataError(message("EVOKERN_DATA", "a folder", f"{chosen!r}: {error}")) from error
     if caches := os.environ.get("XDG_CACHE_HOME"):
         return Path(caches, "evokern", "data")
-    return Path.home() / ".cache" / "evokern" / "data"
+    try:
+        return Path.home() / ".cache" / "evokern" / "data"
+    except RuntimeError as error:
+        mend = "set EVOKERN_DATA to a folder"
+        raise DataError(message("data cache", "a home folder", str(error), mend)) from error
 
 
 def load(

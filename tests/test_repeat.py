@@ -123,6 +123,9 @@ def test_variants_add_flags_or_replace_the_command():
         ),
         ((), ["plot", "runs"], "a training command (ea or adam) after --, got 'plot runs'; as in"),
         (("a:", "b: eaa mnist"), ["ea"], "(ea or adam) after --, got 'eaa mnist'; as in"),
+        (("a:", "summary.json: --sigma 1"), ["ea"], "a new name that can be a folder's, got 'summ"),
+        (("curves.png:",), ["ea"], "a new name that can be a folder's, got 'curves.png:'"),
+        (("repeat.json:",), ["ea"], "a new name that can be a folder's, got 'repeat.json:'"),
         ((f"{'a' * 101}:",), ["ea"], "variant: expected 'NAME: --flag"),
         ((), ["ea", "--seed", "1"], "without --seed and --run-dir, which repeat sets, got --seed"),
         (("a: --run_dir=x",), ["ea"], "which repeat sets, got --run_dir=x"),
@@ -217,6 +220,21 @@ def test_a_command_whose_runs_have_not_begun_may_be_corrected():
     assert repeat.main([*command, "--base", "0.6"]) == 0
     with pytest.raises(ArgumentError, match=r"ea mnist --base 0\.6 for base, as the runs in out"):
         repeat.main(command)
+
+
+@pytest.mark.parametrize("text", ["{}", '{"format": 2, "variants": {}}', '{"format": 1}'])
+def test_notes_of_another_format_are_refused(text):
+    Path("out").mkdir()
+    Path("out/repeat.json").write_text(text)
+    with pytest.raises(CheckpointError, match=r"repeat\.json: expected format 1 and variants, got"):
+        repeat.main(["--seeds", "1", "--out", "out", "--", "ea", "mnist"])
+
+
+def test_a_folder_may_have_any_name():
+    out = os.fsdecode(b"not-utf-8-\xff")
+    assert repeat.main(["--seeds", "1", "--out", out, "--", "ea", "mnist"]) == 0
+    log = Path(out, "base/seed-0.log").read_bytes()
+    assert log.startswith(b"$ evokern ea mnist --seed 0 --run-dir 'not-utf-8-\xff/base/seed-0'\n")
 
 
 def test_wrong_flags_stop_the_other_children_which_save():

@@ -18,7 +18,7 @@ from typing import Annotated, Any
 import tyro
 
 from evokern.checkpoint import write_json
-from evokern.commands.trials import OWN_FLAGS, Trial, flag_of, remember, run_trials
+from evokern.commands.trials import NOTES, OWN_FLAGS, Trial, flag_of, remember, run_trials
 from evokern.comparison import (
     Group,
     RankTest,
@@ -36,7 +36,9 @@ from evokern.plots import plot_groups
 METRIC = "holdout_accuracy/best"
 
 _FORMAT = 1
+_SUMMARY, _CURVES = "summary.json", "curves.png"
 _TRAINING = ("ea", "adam")
+_OWN_FILES = (NOTES, _SUMMARY, _CURVES)
 
 
 @dataclass(frozen=True)
@@ -102,7 +104,8 @@ def parse_variants(texts: Sequence[str], command: Sequence[str]) -> dict[str, tu
     variants: dict[str, tuple[str, ...]] = {}
     for text in texts or ("base:",):
         name, colon, flags = text.partition(":")
-        if not colon or not re.fullmatch(r"[A-Za-z0-9][\w.,=+-]{0,99}", name) or name in variants:
+        taken = name in variants or name in _OWN_FILES
+        if not colon or taken or not re.fullmatch(r"[A-Za-z0-9][\w.,=+-]{0,99}", name):
             wanted = "'NAME: --flag value ...' with a new name that can be a folder's"
             raise ArgumentError(message("variant", wanted, repr(text)))
         try:
@@ -149,10 +152,10 @@ def report(trials: Sequence[Trial], names: Sequence[str], out: Path) -> None:
         for name, sample in values.items():
             numbers = {**asdict(summarise(sample)), "values": sample}
             summary["variants"][name][part] = numbers
-    write_json(out / "summary.json", summary)
-    plot_groups([Group(name, tuple(runs[name])) for name in holdout], out / "curves.png")
+    write_json(out / _SUMMARY, summary)
+    plot_groups([Group(name, tuple(runs[name])) for name in holdout], out / _CURVES)
     show({name: (summarise(holdout[name]), summarise(test[name])) for name in holdout}, ranks)
-    print(f"summary  {out / 'summary.json'}\ncurves   {out / 'curves.png'}")
+    print(f"summary  {out / _SUMMARY}\ncurves   {out / _CURVES}")
 
 
 def show(

@@ -22,7 +22,7 @@ from types import FrameType
 
 from evokern.checkpoint import write_json
 from evokern.drivers.run import has_begun, signals_to_heed
-from evokern.errors import ArgumentError, message
+from evokern.errors import ArgumentError, CheckpointError, message
 from evokern.files import append, make_folder, open_to_append
 from evokern.metrics import RESULT, read_json
 
@@ -30,6 +30,9 @@ _SAFE_PATH = () if sys.path[0] in ("", os.getcwd()) else ("-P",)
 CHILD = (sys.executable, *_SAFE_PATH, "-m", "evokern.commands.child")
 """The command that the words of a variant are given to; it stops when this process is gone. Like
 this process it imports from the current folder (``python -m evokern``) or not (``evokern``)."""
+
+NOTES = "repeat.json"
+"""The file that says how the runs in a folder are made."""
 
 OWN_FLAGS = ("--seed", "--run-dir")
 """Set for every child."""
@@ -73,8 +76,8 @@ def remember(out: Path, variants: Mapping[str, Sequence[str]]) -> None:
 
     A variant none of whose runs has begun may be corrected.
     """
-    path = out / "repeat.json"
-    noted = read_json(path)["variants"] if path.is_file() else {}
+    path = out / NOTES
+    noted = _noted(path) if path.is_file() else {}
     known = {
         name: made
         for name, made in noted.items()
@@ -87,6 +90,16 @@ def remember(out: Path, variants: Mapping[str, Sequence[str]]) -> None:
             raise ArgumentError(message("command", wanted, shlex.join(words), mend))
     merged = known | {name: list(words) for name, words in variants.items()}
     write_json(path, {"format": _FORMAT, "variants": merged})
+
+
+def _noted(path: Path) -> dict[str, Sequence[str]]:
+    """The variants in repeat.json. Raises CheckpointError where it is of another format."""
+    content = read_json(path)
+    if content.get("format") != _FORMAT or not isinstance(content.get("variants"), dict):
+        wanted = f"format {_FORMAT} and variants"
+        raise CheckpointError(message(str(path), wanted, repr(content)[:80]))
+    variants: dict[str, Sequence[str]] = content["variants"]
+    return variants
 
 
 def without_threads(words: Sequence[str]) -> tuple[str, ...]:
@@ -149,7 +162,7 @@ def _start(trial: Trial, jobs: int, stdin: int) -> _Child:
         words += ["--threads", str(max(1, len(os.sched_getaffinity(0)) // jobs))]
     make_folder(trial.log.parent)
     with open_to_append(trial.log) as log:
-        append(log, trial.log, f"$ evokern {shlex.join(words)}\n".encode())
+        append(log, trial.log, os.fsencode(f"$ evokern {shlex.join(words)}\n"))
         log_start = log.tell()
         # A group of its own: a terminal's Ctrl-C must reach a child once, through this process.
         process = subprocess.Popen(

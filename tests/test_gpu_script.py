@@ -5,6 +5,8 @@ from __future__ import annotations
 import csv
 import inspect
 import json
+import os
+import select
 import sys
 import time
 from collections import Counter
@@ -175,6 +177,25 @@ class TestWithoutAGPU:
 def test_a_gpu_without_a_library_of_arrays(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(_devices, "why_not", lambda backend: "")
     assert "expected cpu, cuda or cuda:NUMBER, got gpu" in report.why_not("gpu")
+
+
+@pytest.mark.parametrize("ignore", ["", "trap '' INT; "])
+def test_what_takes_too_long_is_ended_with_what_it_started(
+    monkeypatch: pytest.MonkeyPatch, ignore: str
+) -> None:
+    monkeypatch.setattr(report, "_INTERRUPT_S", 0.2)
+    command = ["bash", "-c", f"{ignore}sleep 60 & sleep 60"]
+    ours, theirs = os.pipe()
+    assert report.run_within(0.2, command, stdout=theirs) is None
+    os.close(theirs)
+    # It can be read to its end once nobody is left who could write.
+    assert select.select([ours], [], [], 5)[0]
+    assert os.read(ours, 1) == b""
+    os.close(ours)
+
+
+def test_the_status_of_what_ends_in_time() -> None:
+    assert report.run_within(60, ["bash", "-c", "exit 3"]) == 3
 
 
 @needs_harness

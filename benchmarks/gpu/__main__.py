@@ -8,7 +8,6 @@ Exit status: 0, 1 where results differ or something failed, 2 where there is no 
 
 from __future__ import annotations
 
-import subprocess
 import sys
 import traceback
 from collections.abc import Sequence
@@ -28,6 +27,7 @@ from benchmarks.gpu.report import (
     Verdict,
     facts_of,
     folder_of,
+    run_within,
     use_harness,
     why_not,
     write_facts,
@@ -91,9 +91,8 @@ def _run_apart(part: str, options: Options, folder: Path, budget: Budget) -> boo
     command = [sys.executable, "-m", "benchmarks.gpu", "--device", options.device]
     command += ["--only", part, "--minutes", str(seconds / 60), "--out", str(folder)]
     command += ["--sample", str(options.sample)]
-    try:
-        status = subprocess.run(command, cwd=ROOT, timeout=seconds + _GRACE_S).returncode
-    except subprocess.TimeoutExpired:
+    status = run_within(seconds + _GRACE_S, command)
+    if status is None:
         _note(folder, part, Verdict(False, f"did not end in {seconds + _GRACE_S:.0f} s"))
         return False
     if status not in (0, 1):

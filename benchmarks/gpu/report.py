@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import csv
 import json
+import os
+import signal
 import subprocess
 import sys
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -23,6 +26,9 @@ RESULTS = ROOT / "benchmarks" / "results"
 HARNESS = "harness"
 NO_GPU = "harness: no timing of a GPU"
 """Stands in every file where a device's name would."""
+
+
+_INTERRUPT_S = 5.0  # what processes may take to end by themselves
 
 
 class Verdict(NamedTuple):
@@ -45,6 +51,32 @@ class Budget:
     def left(self) -> float:
         """Seconds, negative when it is over."""
         return self.end - time.monotonic()
+
+
+def run_within(seconds: float, command: Sequence[str], **options: Any) -> int | None:
+    """The exit status; None where it had to be ended, with every process that it started.
+
+    They are a group of their own, which Ctrl-C does not reach either. A process that started
+    another group ends that when it is interrupted.
+    """
+    with subprocess.Popen(command, cwd=ROOT, start_new_session=True, **options) as process:
+        try:
+            return process.wait(seconds)
+        except subprocess.TimeoutExpired:
+            return None
+        finally:
+            if process.returncode is None:
+                _end_group(process)
+
+
+def _end_group(process: subprocess.Popen[bytes]) -> None:
+    with suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGINT)
+    with suppress(subprocess.TimeoutExpired):
+        process.wait(_INTERRUPT_S)
+    with suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
 
 
 class Rows:

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import os
 import shutil
-import subprocess
 import sys
 from pathlib import Path
 
-from benchmarks.gpu.report import HARNESS, ROOT, Budget, Rows, Verdict
+from benchmarks.gpu.report import HARNESS, Budget, Rows, Verdict, run_within
 
 COLUMNS = ("tool", "outcome", "detail")
 TOOLS = ("memcheck", "racecheck", "initcheck", "synccheck")
@@ -62,12 +61,9 @@ def _checked(tool: Path, name: str, device: str, folder: Path, seconds: float) -
     # Memory of its own for every array, so that the tool knows where it ends and what is written.
     environment = os.environ | {"PYTORCH_NO_CUDA_MEMORY_CACHING": "1"}
     with log.open("w") as file:
-        try:
-            status = subprocess.run(
-                command, cwd=ROOT, env=environment, stdout=file, stderr=file, timeout=seconds
-            ).returncode
-        except subprocess.TimeoutExpired:
-            return "left out", f"not done in {seconds:.0f} s; see {log.name}"
+        status = run_within(seconds, command, env=environment, stdout=file, stderr=file)
+    if status is None:
+        return "left out", f"not done in {seconds:.0f} s; see {log.name}"
     if status == _FOUND:
         return "found", f"see {log.name}"
     return ("clean", "") if status == 0 else ("failed", f"status {status}; see {log.name}")

@@ -124,6 +124,15 @@ def test_the_numbers_of_a_cell_and_of_a_pair():
     assert pair["gain"] == pytest.approx(0.55185 / 0.54185 - 1)
 
 
+def test_three_seeds_can_be_significant(capsys):
+    words = ["fig5.4", "--populations", "50", "--seeds", "3", "--jobs", "4"]
+    assert study.main(words) == 0
+    claim = outcome("fig5.4-50")["claims"][0]
+    assert [pair["p"] for pair in claim["pairs"]] == [0.05, 0.05]
+    assert claim["significant"] == 2
+    assert "<= 0.05" in capsys.readouterr().out
+
+
 def test_what_is_not_so_does_not_hold(monkeypatch):
     monkeypatch.setattr(study, "SIGNIFICANT", 0.9)
     assert command("fig5.4", "--populations", "50") == 0

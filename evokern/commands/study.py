@@ -30,6 +30,7 @@ from evokern.plots import plot_boxes, plot_groups
 from evokern.studies import DEFAULTS, HOLDOUT, SHARES, Cell, Claim, Study, flag, studies
 
 SIGNIFICANT = 0.05
+"""The largest p that counts. It is the least that three seeds can give, so it counts itself."""
 
 _FORMAT = 1
 
@@ -248,7 +249,7 @@ def tested(claim: Claim, runs: Mapping[str, Sequence[RunRecords]]) -> dict[str, 
         "metric": claim.metric,
         "of": len(pairs),
         "holds": sum(pair["medians"][0] > pair["medians"][1] for pair in pairs),
-        "significant": sum(pair["p"] < SIGNIFICANT for pair in pairs),
+        "significant": sum(pair["p"] <= SIGNIFICANT for pair in pairs),
         "pairs": pairs,
     }
 
@@ -270,7 +271,7 @@ def show(study: Study, cells: Sequence[dict[str, Any]], claims: Sequence[dict[st
         place = ", ".join(part for part in (cell["row"], cell["column"]) if part)
         table.add_row(place, cell["x"], str(s["n"]), *numbers)
     console.print(f"{study.title}: {metric} at the end, over seeds", table)
-    table = Table("finding of the thesis", "pairs", "holds in", f"with p < {SIGNIFICANT}")
+    table = Table("finding of the thesis", "pairs", "holds in", f"with p <= {SIGNIFICANT}")
     for claim in claims:
         numbers = (str(claim[name]) for name in ("of", "holds", "significant"))
         table.add_row(claim["claim"], *numbers)

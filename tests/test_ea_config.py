@@ -48,6 +48,13 @@ def test_quotas_are_those_of_the_decimal_numbers():
     assert_array_equal(EAConfig(crossover_parents=3).rank_weights, np.array([3, 2, 1], F) / F(6))
 
 
+def test_a_cosine_falls():
+    with pytest.raises(ArgumentError, match=r"sigma_min: expected at most sigma, 0\.001, for cos"):
+        EAConfig(sigma_schedule="cosine", sigma_min=0.002)
+    EAConfig(sigma_schedule="cosine", sigma_min=0.001)
+    EAConfig(sigma_schedule="power", sigma_min=0.002)  # which has no use for it
+
+
 def test_numbers_of_numpy_are_settings_like_any_other():
     numpy = EAConfig(
         population=np.int64(20),

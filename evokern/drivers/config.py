@@ -129,6 +129,8 @@ class EAConfig:
             self._expect(name, 0 <= getattr(self, name) <= 1, "a share in [0, 1]")
         for name in _AMOUNTS:
             self._expect(name, 0 <= getattr(self, name) <= _LARGEST, "a finite float32 >= 0")
+        low = self.sigma_schedule != "cosine" or self.sigma_min <= self.sigma
+        self._expect("sigma_min", low, f"at most sigma, {self.sigma}, for cosine")
         for name in _FACTORS:
             self._expect(name, 0 < getattr(self, name) <= 1, "a factor in (0, 1]")
         self._check_elites()

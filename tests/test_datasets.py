@@ -12,9 +12,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from evokern.commands.training import problem_of
 from evokern.errors import ArgumentError, DataError
 from evokern.problems import datasets
 from evokern.problems.catalogue import IDX_SETS, IdxSet
+from evokern.problems.classification import ClassificationConfig
 from evokern.problems.datasets import Dataset, cache_dir, holdout_split, load, main, mean_image
 from evokern.problems.fetch import RawFile, SourceError
 
@@ -154,6 +156,20 @@ class TestLoad:
         check_tiny(load("tiny", cache=tmp_path))
         check_tiny(load("tiny", cache=tmp_path, download=False))
         assert source.asked == [list(NAMES)]
+
+    def test_a_command_says_whom_it_asks(
+        self,
+        tmp_path: Path,
+        monkeypatch: pytest.MonkeyPatch,
+        add_set: Callable[..., None],
+        capsys: pytest.CaptureFixture[str],
+    ) -> None:
+        monkeypatch.setenv("EVOKERN_DATA", str(tmp_path))
+        add_set(FakeSource())
+        for told in ("tiny: asking fake source for 4 files\n", ""):
+            with pytest.raises(ArgumentError, match="train_share"):  # of four images
+                problem_of("tiny", ClassificationConfig(batch=1), seed=1, threads=None)
+            assert capsys.readouterr().err == told
 
     def test_default_cache_folder(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, add_set: Callable[..., None]

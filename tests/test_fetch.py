@@ -10,6 +10,7 @@ import logging
 import os
 import stat
 import tarfile
+import time
 from pathlib import Path
 
 import pytest
@@ -195,6 +196,15 @@ class TestPublished:
         assert obtain_published(self.cache, self.known(), download=True) == self.path
         assert obtain_published(self.cache, self.known(), download=False) == self.path
         assert self.stored() == ["data.gz"]
+
+    def test_old_parts_are_removed(self) -> None:
+        self.cache.mkdir()
+        for name, age in (("data.gz.0", 4000), ("data.gz.1", 60), ("other.gz.2", 4000)):
+            part = self.cache / f".{name}.part"
+            part.write_bytes(CONTENT[:4])
+            os.utime(part, (time.time() - age,) * 2)
+        obtain_published(self.cache, self.known(), download=True)
+        assert self.stored() == [".data.gz.1.part", ".other.gz.2.part", "data.gz"]
 
     def test_missing_file(self) -> None:
         with pytest.raises(DataError) as caught:

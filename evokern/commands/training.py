@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import logging
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -26,9 +28,24 @@ def problem_of(
     """The data set ``name`` with the thesis' network for its images, on ``device``."""
     if threads is not None:
         set_threads(threads)
-    dataset = datasets.load(name)
+    with _fetching_told():
+        dataset = datasets.load(name)
     network = thesis_network(dataset.image_shape, dataset.classes)
     return Classification(dataset, network, config, seed=seed, device=device)
+
+
+@contextmanager
+def _fetching_told() -> Iterator[None]:
+    """A data set that is not in the cache takes a while: says which sources are asked."""
+    log, told = logging.getLogger("evokern.problems.fetch"), logging.StreamHandler()
+    level = log.level
+    log.setLevel(logging.INFO)
+    log.addHandler(told)
+    try:
+        yield
+    finally:
+        log.removeHandler(told)
+        log.setLevel(level)
 
 
 class Report:

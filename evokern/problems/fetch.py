@@ -17,10 +17,12 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import time
 import urllib.request
 import uuid
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, Protocol
@@ -33,6 +35,7 @@ CONNECT_TIMEOUT_S = 10
 COMMAND_TIMEOUT_S = 600
 
 BLOCK_BYTES = 1 << 20
+_OLD_PART_S = 3600
 
 _NO_FILE = "expected a file, got none"
 _READ_ERRORS = (OSError, EOFError, zlib.error, http.client.HTTPException)
@@ -348,6 +351,7 @@ def _store(
     part = path.with_name(f".{path.name}.{uuid.uuid4().hex}.part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        _drop_old_parts(path)
         try:
             with part.open("xb") as stream:
                 for block in blocks:
@@ -368,6 +372,14 @@ def _store(
                 "set EVOKERN_DATA to one that can",
             )
         ) from error
+
+
+def _drop_old_parts(path: Path) -> None:
+    """What processes left that were killed; one that still fetches has written lately."""
+    for part in path.parent.glob(f".{path.name}.*.part"):
+        with suppress(FileNotFoundError):  # another process may be doing the same
+            if time.time() - part.stat().st_mtime > _OLD_PART_S:
+                part.unlink()
 
 
 def _judge(check: Callable[[Path], object], part: Path) -> None:

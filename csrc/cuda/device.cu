@@ -15,10 +15,12 @@ constexpr size_t kMostParcels = 8;
 // The driver's own functions, without its header: the runtime does not say whether a thread has a
 // context, and makes one on the device that it then names.
 struct Contexts {
-  int error = 0;
   int (*get_current)(void** context) = nullptr;
   int (*set_current)(void* context) = nullptr;
 };
+
+// Found once; whoever looks at the same time finds the same.
+Contexts contexts;
 
 template <class Function>
 int find_in_driver(const char* name, Function** function) {
@@ -27,11 +29,10 @@ int find_in_driver(const char* name, Function** function) {
                                                            kCuda4, cudaEnableDefault));
 }
 
-Contexts find_contexts() {
-  Contexts found;
-  found.error = find_in_driver("cuCtxGetCurrent", &found.get_current);
-  if (!found.error) found.error = find_in_driver("cuCtxSetCurrent", &found.set_current);
-  return found;
+int find_contexts() {
+  if (contexts.get_current) return 0;
+  if (const int error = find_in_driver("cuCtxSetCurrent", &contexts.set_current)) return error;
+  return find_in_driver("cuCtxGetCurrent", &contexts.get_current);
 }
 
 }  // namespace
@@ -89,8 +90,7 @@ int memory_info(size_t* free_bytes, size_t* all_bytes) {
 
 int select_device(int device, int* before) {
   if (const int error = static_cast<int>(cudaGetDevice(before))) return error;
-  static const Contexts contexts = find_contexts();
-  if (contexts.error) return contexts.error;
+  if (const int error = find_contexts()) return error;
   void* context = nullptr;
   if (const int error = contexts.get_current(&context)) return error;
   if (!context) *before = kNoDevice;

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -18,7 +19,7 @@ import column
 import standin
 
 import build
-from benchmarks.gpu import costs, floors
+from benchmarks.gpu import contests, costs, floors
 from evokern import _devices, ops
 from evokern.backends.device import Device
 from evokern.layers import Affine, Conv2d, Dense, Flatten, MaxPool2d
@@ -233,13 +234,26 @@ class TestFormulas:
         assert work.is_bound_by_memory(costs.DEVICES["H100"])
 
     def test_offspring(self) -> None:
-        assert floors.offspring_of("mix", 1000) == costs.Offspring(50, 750, 200, 500)
-        assert floors.offspring_of("none", 1000) == costs.Offspring(0, 0, 1000, 500)
+        assert floors.offspring_of("mix", 1000) == costs.Offspring(50, 750, 200, 493)
+        assert floors.offspring_of("none", 1000) == costs.Offspring(0, 0, 1000, 434)
         (kernel,) = costs.crossover_mutate("uniform", 100, costs.Offspring(0, 8, 0, 4)).kernels
         assert (kernel.least, kernel.written) == (4 * 100 * 4 + 3200 + 96, 3200)
         assert (kernel.read, kernel.operations) == (6000 + 96, 0)
         (kernel,) = costs.crossover_mutate("none", 100, costs.Offspring(0, 0, 8, 4)).kernels
         assert kernel.operations == 2 * 25.5 * 800
+
+    @pytest.mark.parametrize("kind", ["mix", *floors.KINDS])
+    def test_parents_are_those_of_the_contest(self, kind: str) -> None:
+        read = set[int]()
+
+        def variation(genomes: Any, parents: np.ndarray, *_: Any, **__: Any) -> Any:
+            read.update(parents.reshape(-1).tolist())
+            return genomes
+
+        with mock.patch.object(ops, "crossover_mutate", variation):
+            contest = contests.variation(contests.Place("cpu"), kind, 40)
+            contest.evokern()
+        assert floors.offspring_of(kind, 40).parents == len(read)
 
     def test_padding_is_not_read(self) -> None:
         assert costs._taps(4, 3, 1, 1, 4) == 2 + 3 + 3 + 2

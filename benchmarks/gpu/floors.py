@@ -7,6 +7,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
+
 from benchmarks.bench_nes import SAMPLES, SHAPES
 from benchmarks.bench_replay import LINEAGES, MUTATIONS
 from benchmarks.bench_routing import CASES, IMAGES, SLOTS
@@ -21,6 +23,7 @@ from benchmarks.gpu.costs import (
     nes_step,
     replay,
 )
+from benchmarks.workload import Variation
 from evokern.network import Network
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "gpu.md"
@@ -33,14 +36,13 @@ KINDS = ("uniform", "arithmetic", "rows", "none")
 def offspring_of(kind: str, population: int) -> Offspring:
     """All of one kind, from the better half: children, or with ``none`` mutants.
 
-    ``mix``: 5 % copies, 75 % children, 20 % mutants (benchmarks.workload).
+    ``mix``: 5 % copies, 75 % children, 20 % mutants. Parents are drawn as ``Variation`` draws them,
+    so that some are nobody's.
     """
-    parents = population // 2
-    if kind == "mix":
-        copied, crossed = round(0.05 * population), round(0.75 * population)
-        return Offspring(copied, crossed, population - copied - crossed, parents)
-    mutates = kind == "none"
-    return Offspring(0, 0 if mutates else population, population if mutates else 0, parents)
+    shares = {"mix": (0.05, 0.75), "none": (0.0, 0.0)}.get(kind, (0.0, 1.0))
+    drawn = Variation.of(np.empty((population, 0), np.float32), *shares)
+    mutants = population - drawn.elites - drawn.crossed
+    return Offspring(drawn.elites, drawn.crossed, mutants, len(np.unique(drawn.parents)))
 
 
 def _sections() -> dict[str, tuple[str, list[Work]]]:
@@ -64,9 +66,10 @@ def _sections() -> dict[str, tuple[str, list[Work]]]:
             fused,
         ),
         "Variation": (
-            "Two parents of the better half; `none` has one, and normal mutation of every gene. The"
-            " integers of\nPhilox, 20 multiplications of 32 by 32 bits for four genes of a stream,"
-            " are left out.",
+            "Two parents of the better half; `none` has one, and normal mutation of every gene."
+            " Parents are those\nof `make gpu`; some of the better half are nobody's, which `least`"
+            " leaves out. The integers of\nPhilox, 20 multiplications of 32 by 32 bits for four genes"
+            " of a stream, are left out.",
             variation,
         ),
         "DQN": (

@@ -10,6 +10,7 @@ import select
 import sys
 import time
 from collections import Counter
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
@@ -25,10 +26,21 @@ import interpreter
 from cases import threads
 
 import build
-from benchmarks.gpu import arrays, costs, parity, report, rivals, sanitizer, timing, timings
+from benchmarks.gpu import (
+    arrays,
+    contests,
+    costs,
+    parity,
+    report,
+    rivals,
+    sanitizer,
+    timing,
+    timings,
+)
 from benchmarks.gpu.__main__ import main
 from benchmarks.gpu.contests import Place
 from benchmarks.harness import MismatchError
+from benchmarks.workload import NETWORK
 from evokern import _devices, ops
 from evokern._table import TABLE
 from evokern.errors import ArgumentError, BackendError
@@ -354,6 +366,26 @@ class TestTiming:
         assert timing.measure(contest, (), clock, 3, over) is None
 
 
+@pytest.mark.parametrize("make", ["variation", "replay"])
+def test_a_rival_that_writes_nothing_is_found(make: str) -> None:
+    """Not what another wrote to the same memory."""
+    place = Place("cpu")
+    contest = (
+        contests.variation(place, "uniform", 4)
+        if make == "variation"
+        else contests.replay(place, NETWORK.layout, 2, 3)
+    )
+    out = contest.evokern()
+    alone = replace(contest, rivals={contests.TRITON: lambda: lambda: out})
+    medians = timing.measure(alone, (), timing.wall_clock, 1, report.Budget.of(60))
+    assert medians is not None
+    assert "MismatchError" in medians.missing[contests.TRITON]
+    right = replace(contest, rivals={contests.TRITON: lambda: contest.evokern})
+    medians = timing.measure(right, (), timing.wall_clock, 1, report.Budget.of(60))
+    assert medians is not None
+    assert medians.missing == {}
+
+
 class FakeEvent:
     def __init__(self, enable_timing: bool) -> None:
         assert enable_timing
@@ -409,7 +441,7 @@ def test_torch_and_the_limits_on_a_device_that_is_the_host(
 def test_wrong_offspring_of_a_rival_are_found() -> None:
     pytest.importorskip("torch")
     from benchmarks.gpu.contests import check_children
-    from benchmarks.workload import NETWORK, Variation, genomes
+    from benchmarks.workload import Variation, genomes
 
     work = Variation.of(genomes(4), 0.0, 1.0)
     for kind in ("arithmetic", "rows"):

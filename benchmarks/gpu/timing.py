@@ -63,13 +63,15 @@ class Contest:
     """evokern and its rivals on one work.
 
     A rival is made when its turn comes, since its data may not fit. ``check(name, result)`` raises
-    MismatchError for a wrong result of one.
+    MismatchError for a wrong result of one; before the run that it checks, ``clear`` wipes results
+    of others from memory that both write to.
     """
 
     work: Work
     evokern: Run
     rivals: Mapping[str, Callable[[], Run]] = field(default_factory=dict)
     check: Callable[[str, Any], None] = lambda name, result: None
+    clear: Callable[[], None] = lambda: None
 
 
 @dataclass(frozen=True)
@@ -105,6 +107,7 @@ def measure(
         try:
             run = make()
             run()
+            contest.clear()
             contest.check(name, run())
         except (MismatchError, MemoryError, RuntimeError) as error:  # torch's are RuntimeErrors
             missing[name] = f"{type(error).__name__}: {error}"

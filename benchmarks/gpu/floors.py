@@ -68,8 +68,8 @@ def _sections() -> dict[str, tuple[str, list[Work]]]:
         "Variation": (
             "Two parents of the better half; `none` has one, and normal mutation of every gene."
             " Parents are those\nof `make gpu`; some of the better half are nobody's, which `least`"
-            " leaves out. The integers of\nPhilox, 20 multiplications of 32 by 32 bits for four genes"
-            " of a stream, are left out.",
+            " leaves out. The integers of\nPhilox, 20 multiplications of 32 by 32 bits for four"
+            " genes of a stream, are left out.",
             variation,
         ),
         "DQN": (

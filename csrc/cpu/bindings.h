@@ -88,6 +88,7 @@ class Scratch {
     thread_local Memory kept;
     thread_local size_t kept_bytes = 0;
     if (bytes > kMostKept) {
+      const py::gil_scoped_acquire python;
       py::module_::import("evokern.memory").attr("check_fits")(bytes, "scratch memory");
       own_ = allocate(bytes);
       memory_ = own_.get();

@@ -14,6 +14,7 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parent / "simt"))
 
 import column
+import interpreter
 from standin import LIBRARY, OnHarness, copied, harness_place
 from tiny import dataset
 
@@ -275,6 +276,40 @@ def _runs(device: tuple[Any, ...], size: int) -> bool:
     except MemoryLimitError:
         return False
     return True
+
+
+@pytest.mark.parametrize("backend", ["cuda", "triton"])
+def test_rows_of_the_index_that_are_equal_are_sent_once(
+    backend: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if backend == "triton" and interpreter.unavailable():
+        pytest.skip(interpreter.unavailable())
+    native: Any = interpreter.HOST if backend == "triton" else column.device().natives["cuda"]()
+    sent, upload = [], native.upload
+
+    def counting(address: int, values: np.ndarray, stream: int) -> None:
+        sent.append(values.nbytes)
+        upload(address, values, stream)
+
+    x, y = batch()
+    host = genomes()
+    split = [host[:, : 6 * 9], host[:, 6 * 9 :]]
+    index = np.arange(100, dtype=np.int32) % 3
+    turned = np.stack([index, index[::-1]])
+    expected = ops.network_loss(split, NETWORK, x, y, index=turned)
+    monkeypatch.setattr(native, "upload", counting)
+    for rows, size in ((index, 400), (np.stack([index, index]), 400), (turned, 800)):
+        ops.network_forward(copied(host), NETWORK, copied(x), index=rows, backend=backend)
+        assert sent.pop() == size
+    banks = [copied(bank) for bank in split]
+    labelled = banks, NETWORK, copied(x), copied(y)
+    for rows, results in (
+        (turned, expected),
+        (index, ops.network_loss(host, NETWORK, x, y, index=index)),
+    ):
+        found = ops.network_loss(*labelled, index=rows, backend=backend)
+        for result, reference in zip(found, results, strict=True):
+            np.testing.assert_allclose(result.values, reference, rtol=1e-6)
 
 
 def _bytes(size: int) -> OnHarness:

@@ -95,6 +95,11 @@ def plan_bytes(network: Network, slots: int, samples: int, *, shared: bool, of_b
     return controls + max(plan.bytes for plan in plans)
 
 
+def rows_to_send(index: npt.NDArray[np.int32]) -> npt.NDArray[np.int32]:
+    """``index`` [banks, slots], or one row of it where all are equal; kernels take either."""
+    return index[:1] if len(index) > 1 and (index[1:] == index[0]).all() else index
+
+
 def plan_for(
     layers: tuple[Layer, ...],
     input_shape: tuple[int, ...],

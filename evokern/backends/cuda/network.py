@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from evokern.backends.device import Block, current_device
-from evokern.backends.plan import FEW_SAMPLES, Plan, dense_stack, plan_for
+from evokern.backends.plan import FEW_SAMPLES, Plan, dense_stack, plan_for, rows_to_send
 from evokern.errors import BackendError
 from evokern.layers import Layer
 from evokern.network import Network
@@ -55,7 +55,7 @@ def network_loss(
 ) -> None:
     """See ``ops.network_loss``."""
     fp32_only(precision)
-    device, block = current_device(), Block()
+    device, block, index = current_device(), Block(), rows_to_send(index)
     plan = _plan_for(banks, network.layers, network.input_shape, x, index, x_scale, loss=True)
     rows = block.add(index)
     counts = None if classes is None else block.add(classes)
@@ -93,7 +93,7 @@ def layers_forward(
 ) -> None:
     """``network_forward`` of layers; ``bias_apart``: the bias of the one layer is banks[1]."""
     fp32_only(precision)
-    device, block = current_device(), Block()
+    device, block, index = current_device(), Block(), rows_to_send(index)
     plan = _plan_for(
         banks, layers, input_shape, x, index, x_scale, loss=False, bias_apart=bias_apart
     )

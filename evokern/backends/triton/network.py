@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from evokern.backends.device import Block, current_device
-from evokern.backends.plan import Plan, dense_stack, plan_for
+from evokern.backends.plan import Plan, dense_stack, plan_for, rows_to_send
 from evokern.backends.step_table import (
     ADD,
     AFFINE,
@@ -177,6 +177,7 @@ class _Call:
         bias_apart: bool = False,
     ) -> _Call:
         """Places the block with index and the plan's memory."""
+        index = rows_to_send(index)
         tile = fused_tile(
             dense_stack(layers, input_shape), x.shape[-1 - len(input_shape)], precision
         )

@@ -101,14 +101,23 @@ def test_a_closed_terminal_may_send_its_signal_twice(tmp_path):
     assert "checkpoints/000000003.json" in tiny.names(tmp_path)
 
 
-@pytest.mark.parametrize("number", SIGNALS)
-def test_a_signal_that_is_ignored_stays_ignored(tmp_path, unbroken, number):
-    before = signal.signal(number, signal.SIG_IGN)
+def test_nohup_keeps_a_run_from_a_closed_terminal(tmp_path, unbroken):
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
     try:
-        run(tmp_path, at(3, lambda: signal.raise_signal(number)))
+        run(tmp_path, at(3, lambda: signal.raise_signal(signal.SIGHUP)))
     finally:
-        signal.signal(number, before)
+        signal.signal(signal.SIGHUP, before)
     assert tiny.outcome(tmp_path) == tiny.outcome(unbroken)
+
+
+def test_a_run_in_the_background_of_a_script_is_stopped_by_sigint(tmp_path):
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)  # as shells do it
+    try:
+        with pytest.raises(RunStopped):
+            run(tmp_path, at(3, lambda: signal.raise_signal(signal.SIGINT)))
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert "checkpoints/000000003.json" in tiny.names(tmp_path)
 
 
 def test_signals_do_what_they_did_after_an_error(tmp_path):

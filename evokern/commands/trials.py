@@ -221,15 +221,10 @@ def _signals() -> Iterator[list[int]]:
         if not received or number != signal.SIGHUP:  # a terminal that is closed sends several
             received.append(number)
 
-    def do_nothing(number: int, frame: FrameType | None) -> None:
-        """As if the signal was ignored, but children do not inherit that."""
-
     if threading.current_thread() is not threading.main_thread():
         yield received
         return
-    handlers = {number: note for number in signals_to_heed()}
-    handlers.setdefault(signal.SIGINT, do_nothing)  # what children are stopped by
-    before = {number: signal.signal(number, handler) for number, handler in handlers.items()}
+    before = {number: signal.signal(number, note) for number in signals_to_heed()}
     try:
         yield received
     finally:

@@ -267,10 +267,12 @@ def plain(settings: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def signals_to_heed() -> list[signal.Signals]:
-    """SIGINT, SIGTERM and SIGHUP (the terminal was closed), but for those that this process was
-    started to ignore: by nohup, or in the background of a script."""
-    stops = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-    return [number for number in stops if signal.getsignal(number) is not signal.SIG_IGN]
+    """SIGINT and SIGTERM, also in the background of a script, where a shell has SIGINT ignored:
+    it is how runs are stopped. SIGHUP (the terminal was closed) unless nohup has it ignored."""
+    heeded = [signal.SIGINT, signal.SIGTERM]
+    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
+        heeded.append(signal.SIGHUP)
+    return heeded
 
 
 @dataclass

@@ -457,6 +457,16 @@ class TestRuns:
         assert json.loads((tmp_path / "config.json").read_text())["algorithm"] == "es"
         assert train_es(problem, self.CONFIG, tmp_path, self.OPTIONS) == result
 
+    def test_units_are_noted_as_numbers_and_refused_before_the_folder_is_made(
+        self, dataset: Dataset, tmp_path: Path
+    ) -> None:
+        config = replace(self.CONFIG, generations=1, units=(0, 0, 0))
+        train_es(problem_of(dataset), config, tmp_path / "all")
+        assert json.loads((tmp_path / "all/config.json").read_text())["units"] == [8, 7, 4]
+        with pytest.raises(ArgumentError, match="try 4 as the last number"):
+            train_es(problem_of(dataset), replace(config, units=(2, 7, 2)), tmp_path / "part")
+        assert not (tmp_path / "part").exists()
+
     @pytest.mark.parametrize("indirect", [False, True])
     def test_its_network_is_the_phenotype(
         self, dataset: Dataset, tmp_path: Path, indirect: bool

@@ -12,7 +12,7 @@ import tyro
 
 from evokern.commands.training import Report, problem_of
 from evokern.drivers.ea import EAConfig
-from evokern.drivers.es import ESConfig, mutated_slices
+from evokern.drivers.es import ESConfig
 from evokern.drivers.train import RunConfig, settings_of, train
 from evokern.drivers.train_es import es_settings, train_es
 from evokern.drivers.watch import WatchConfig
@@ -116,9 +116,7 @@ def main(arguments: Sequence[str]) -> int:
         device=command.device,
     )
     if isinstance(command, ESCommand):
-        es = command.es.fitted(problem.layout)  # config.json has the numbers of units
-        problem.check_mutants(mutated_slices(problem.layout, es))
-        settings = es_settings(problem, es, command.run)
+        settings = es_settings(problem, command.es, command.run)
     else:
         settings = settings_of(problem, command.ea, command.run)
     report = Report(command.run_dir, f"{command.dataset}-{command.preset}", settings)
@@ -127,7 +125,7 @@ def main(arguments: Sequence[str]) -> int:
         f"{problem.name}, {config.generations} generations of {command.problem.batch} samples"
     )
     if isinstance(command, ESCommand):
-        report.end(problem, train_es(problem, es, report.folder, command.run))
+        report.end(problem, train_es(problem, command.es, report.folder, command.run))
         return 0
     result = train(problem, command.ea, report.folder, command.run)
     report.end(

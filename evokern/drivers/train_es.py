@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from evokern import _devices
 from evokern.checkpoint import Checkpoint, describe, read_rows
-from evokern.drivers.es import ES, ESConfig, next_generation
+from evokern.drivers.es import ES, ESConfig, mutated_slices, next_generation
 from evokern.drivers.run import Run
 from evokern.drivers.watch import (
     WatchConfig,
@@ -71,13 +71,17 @@ def train_es(
 
 
 def es_settings(problem: Classification, config: ESConfig, options: WatchConfig) -> dict[str, Any]:
-    """What config.json holds: all that decides what a run computes and records."""
+    """What config.json holds: all that decides what a run computes and records.
+
+    Raises ArgumentError where ``units`` do not fit the problem's layers.
+    """
+    problem.check_mutants(mutated_slices(problem.layout, config))
     return {
         "format": CONFIG_FORMAT,
         "algorithm": "es",
         "dataset": problem.name,
         **problem.settings(),
-        **asdict(config),
+        **asdict(config.fitted(problem.layout)),
         "log_every": options.log_every,
         "network": describe(problem.network),
     }

@@ -289,6 +289,11 @@ def network_forward_forms() -> Iterator[Case]:
     for batch, name in itertools.product((1, 8, 9, 33), ("thesis", "residual images")):
         options = {"banks": True, "stored": "bf16", "x_scale": 0.1}
         yield case(f"{name}, batch {batch}", networks[name], 3, batch, **options)
+    # Samples of bytes that begin at multiples of 4, or anywhere.
+    for inputs, shared in itertools.product((16, 18, 13, 3), (False, True)):
+        network = Network.mlp(inputs, [9], 4)
+        options = {"shared": shared, "x_scale": 1 / 255}
+        yield case(f"{inputs} bytes, shared={shared}", network, 3, 33, **options)
     for scale in (1.0, 0.0, -3.5, 1e-45, 1e35):
         yield case(f"x_scale {scale}", LAYERED["conv, padded"], x_scale=scale)
     for name, values in itertools.product(_FORMED, (special_numbers, small_numbers)):

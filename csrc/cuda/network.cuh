@@ -239,8 +239,18 @@ EVK_DEVICE void load_tile(const FusedNetworkParams& p, i64 slot, i64 first, floa
   const bool there = first + sample < p.samples;
   const i64 at = slot * p.x_slot_stride + (first + sample) * p.x_sample_stride;
   if (p.x_u8) {
-    for (int i = part; i < inputs; i += parts) {
-      values[i * tile + sample] = there ? static_cast<float>(p.x_u8[at + i]) * p.x_scale : 0.0f;
+    const u8* x = p.x_u8 + at;
+    const int fours = there && reinterpret_cast<u64>(x) % 4 == 0 ? inputs / 4 : 0;
+    for (int i = part; i < fours; i += parts) {
+      const u32 four = *reinterpret_cast<const u32*>(x + i * 4);
+      float* to = values + i * 4 * tile + sample;
+      EVK_UNROLL(4)
+      for (int n = 0; n < 4; ++n) {
+        to[n * tile] = static_cast<float>(static_cast<u8>(four >> (8 * n))) * p.x_scale;
+      }
+    }
+    for (int i = fours * 4 + part; i < inputs; i += parts) {
+      values[i * tile + sample] = there ? static_cast<float>(x[i]) * p.x_scale : 0.0f;
     }
     return;
   }

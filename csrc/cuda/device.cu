@@ -24,9 +24,14 @@ Contexts contexts;
 
 template <class Function>
 int find_in_driver(const char* name, Function** function) {
+  void** address = reinterpret_cast<void**>(function);
+#if defined(CUDART_VERSION) && CUDART_VERSION < 12050
+  return static_cast<int>(cudaGetDriverEntryPoint(name, address, cudaEnableDefault));
+#else
   constexpr unsigned kCuda4 = 4000;  // has both
-  return static_cast<int>(cudaGetDriverEntryPointByVersion(name, reinterpret_cast<void**>(function),
-                                                           kCuda4, cudaEnableDefault));
+  return static_cast<int>(
+      cudaGetDriverEntryPointByVersion(name, address, kCuda4, cudaEnableDefault));
+#endif
 }
 
 int find_contexts() {

@@ -24,7 +24,9 @@ F32 = npt.NDArray[np.float32]
 I32 = npt.NDArray[np.int32]
 Weights = tuple[F32, F32 | None]
 
-_SCRATCH_BYTES = 4 << 20  # values of mutants at one time: what the caches hold
+# Values of mutants at one time: on the host what the caches hold, elsewhere what fills a GPU.
+_SCRATCH_BYTES = 4 << 20
+_DEVICE_SCRATCH_BYTES = 256 << 20
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,14 +66,15 @@ class Trace:
         return self._inputs[block], rest, self._centre[:, self._layout.offsets[block] :]
 
     def pieces(self, mutants: Mutants) -> Iterator[Piece]:
-        """All mutants in order, as many at a time as the caches hold."""
+        """All mutants in order, as many at a time as there is scratch for."""
         slices, block = mutants.slices, self._block(mutants.slices)
         layer, in_part = self._layers[block], slices.count > 1
         after = block + 2 if in_part else block + 1  # the first layer that is computed whole
         width = self._layers[after - 1].outputs
         rest = Network(self._layers[after:] or (Flatten(),), (width,))
         genes = self._centre[:, self._layout.size - rest.layout.size :]
-        step = max(1, _SCRATCH_BYTES // (4 * max(width, slices.units) * len(self._inputs[0])))
+        scratch = _SCRATCH_BYTES if self._device == "cpu" else _DEVICE_SCRATCH_BYTES
+        step = max(1, scratch // (4 * max(width, slices.units) * len(self._inputs[0])))
         next_layer = self._next_layer(slices) if in_part else None
         for start in range(0, len(mutants), step):
             slots = slice(start, min(start + step, len(mutants)))

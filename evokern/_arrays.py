@@ -38,8 +38,8 @@ def to_view(name: str, value: Array) -> Host:
             view: Host = value.numpy()  # a quarter of the time of DLPack
         except (RuntimeError, TypeError) as error:
             if not _devices.on_device(value) and not _on_device(value):
-                wanted = "a tensor that NumPy can take"
-                raise DtypeError(message(name, wanted, str(error))) from error
+                got = f"{value.dtype}: {error}"
+                raise DtypeError(message(name, "a tensor that NumPy can take", got)) from error
         else:
             return view
     if _devices.on_device(value):

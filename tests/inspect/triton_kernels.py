@@ -11,7 +11,7 @@ from __future__ import annotations
 import argparse
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from importlib.metadata import version
 
@@ -45,30 +45,30 @@ def pinned_triton() -> str:
 def launched() -> tuple[list[Variant], list[str]]:
     """What all calls launch; which of them fail, and what none of them reaches."""
     entries = [entry for module in modules() for entry in entries_of(module).values()]
-    wrong = []
     with recorded(entries) as recorder:
-        for name, call in calls():
-            recorder.call = name
-            try:
-                call()
-            except Exception as error:
-                wrong.append(f"{name}: {type(error).__name__}: {error}")
+        wrong = _failures(recorder, calls())
     return list(recorder.variants.values()), wrong + unreached(recorder)
 
 
 def unreadable() -> list[str]:
     """Which calls of sizes of 1 fail, or launch what Triton cannot read."""
-    wrong = []
     with recorded([]) as recorder:
-        for name, call in ones():
-            recorder.call = name
-            try:
-                call()
-            except Exception as error:
-                wrong.append(f"{name}: {type(error).__name__}: {error}")
+        wrong = _failures(recorder, ones())
     variants = recorder.variants.values()
     read = [(variant, read_for(ARCHS[0], variant)) for variant in variants]
     return wrong + [f"{variant}: {reason}" for variant, reason in read if reason]
+
+
+def _failures(recorder: Recorder, named: Iterable[tuple[str, Callable[[], object]]]) -> list[str]:
+    """Runs the calls for the recorder; which of them fail."""
+    wrong = []
+    for name, call in named:
+        recorder.call = name
+        try:
+            call()
+        except Exception as error:
+            wrong.append(f"{name}: {type(error).__name__}: {error}")
+    return wrong
 
 
 def unreached(recorder: Recorder) -> list[str]:
